@@ -45,7 +45,7 @@
 //! Each of these modules needs the feature of the same name:
 //!
 //! - `balance`: picks one of several addresses. The feature `rpc` turns it on.
-//! - `cluster`: gates, which hold the clients of a cluster, and what they and nodes say to each other.
+//! - `cluster`: gates, which hold the clients of a cluster, nodes, which run the application, and what they say to each other.
 //! - `http`: codecs for HTTP/1.1, for servers and clients. The feature also brings `fetch`: HTTP requests for applications.
 //! - `gateway`: a reverse proxy with pools, balancing and health checks.
 //! - `ws`: WebSocket, for servers and clients.

@@ -41,7 +41,7 @@ const PROTOCOLS: [&str; 5] = [
 ];
 
 /// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
-const CLUSTER: [&[&str]; 6] = [
+const CLUSTER: [&[&str]; 7] = [
     &[
         "codec", "error", "follower", "keyed", "roles", "text", "uuid", "watch",
     ],
@@ -51,7 +51,8 @@ const CLUSTER: [&[&str]; 6] = [
     ],
     &["link"],
     &["session"],
-    &["gate", "client"],
+    &["gate", "node", "client"],
+    &["embedded"],
 ];
 
 #[test]

@@ -1,13 +1,14 @@
 //! Servers for many clients that stay connected, as online games have them, wire-compatible with the Go framework due v2.5.8.
 //!
 //! Clients hold connections to **gates**. A gate passes their packets on to **nodes**, where the application runs. Nodes push
-//! back through the gates. This module has the gates and the formats of both ways. Nodes come next; those of due can be used.
+//! back through the gates. This module has both, and the formats of both ways; gates and nodes of due can be among them.
 //!
 //! - [`packet`]: what clients and gates say to each other.
 //! - [`drpc`]: what gates and nodes say to each other.
 //! - [`registry`]: which servers there are. [`locator`]: where a user is. [`dispatch`]: which node gets a packet.
 //! - [`link`]: both sides of a connection between servers, without a socket.
 //! - [`gate`]: servers that hold clients.
+//! - [`node`]: servers on which the application runs. [`Cluster`]: a whole cluster in one process.
 //! - [`codec`]: JSON and protobuf for the data of packets.
 //! - [`eventbus`], [`lock`], [`cache`]: messages, locks and values that all servers share.
 //!
@@ -28,6 +29,7 @@ pub mod client;
 pub mod codec;
 pub mod dispatch;
 pub mod drpc;
+mod embedded;
 mod error;
 pub mod eventbus;
 mod follower;
@@ -36,6 +38,7 @@ mod keyed;
 pub mod link;
 pub mod locator;
 pub mod lock;
+pub mod node;
 pub mod packet;
 pub mod registry;
 mod roles;
@@ -44,6 +47,7 @@ mod text;
 mod uuid;
 mod watch;
 
+pub use self::embedded::Cluster;
 pub use self::error::Error;
 pub use self::roles::{Event, Kind, State};
 pub use self::text::{from_text, to_text};

@@ -16,6 +16,7 @@ mod gate_replay;
 mod gate_users;
 mod link;
 mod locator;
+mod node;
 mod packet;
 mod packet_properties;
 mod registry;

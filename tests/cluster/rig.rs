@@ -156,7 +156,7 @@ pub(crate) fn packet(route: i32, seq: i32, data: &str) -> Vec<u8> {
     encoded.expect("is short").as_bytes().to_vec()
 }
 
-fn frame_of(bytes: &mut [u8]) -> Option<Frame<'_>> {
+pub(crate) fn frame_of(bytes: &mut [u8]) -> Option<Frame<'_>> {
     match FrameCodec::default().decode(bytes).expect("is a frame") {
         Decoded::Frame {
             frame: Incoming::Frame(frame),

@@ -7,15 +7,13 @@ use super::listener::{ClientListener, Door};
 use super::options::{DuplicateLogin, HeartbeatMode, Options, RateLimit, SlowClient};
 use super::shared::{Backends, POOL_QUEUE, Shared};
 use super::{Gate, RefusedPacket, watching};
-use crate::addr::Addr;
-use crate::authority::Authority;
 use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::drpc::Secret;
 use crate::cluster::follower::Followers;
-use crate::cluster::link::{Identity, LaneOptions};
+use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
 use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::{Packet, PacketOptions};
-use crate::cluster::registry::{Directory, Instance, LinkEndpoint, MemoryRegistry, Registry};
+use crate::cluster::registry::{Directory, Instance, MemoryRegistry, Registered, Registry};
 use crate::cluster::session::MAX_REACTORS;
 use crate::cluster::{Error, Kind, new_uuid};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
@@ -279,7 +277,7 @@ impl GateBuilder {
             LocationCache::DEFAULT_CAPACITY,
         )?;
         let backends = Backends {
-            registry: self.registry.clone(),
+            registered: Registered::new(self.registry.clone()),
             directory,
             locator: self.locator.clone(),
             locations,
@@ -341,13 +339,7 @@ impl Prepared {
     ) -> Result<Gate, Error> {
         let shared = self.shared;
         let addrs = engine.local_addrs().to_vec();
-        if shared.options.secret.is_none() && !is_loopback(&addrs[0]) {
-            log::warn!(
-                target: "epicycle::cluster",
-                "whoever reaches {} can act for every user; set a secret",
-                addrs[0]
-            );
-        }
+        warn_if_open(&addrs[0], shared.options.secret.is_some());
         let endpoint = endpoint(&addrs[0], self.expose.as_deref())?;
         let following = watching::start(
             &self.followers,
@@ -366,7 +358,7 @@ impl Prepared {
             followers: self.followers,
             following: Some(following),
         };
-        gate.shared.register(instance)?;
+        gate.shared.registered.register(instance)?;
         Ok(gate)
     }
 }
@@ -375,33 +367,6 @@ impl Prepared {
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 const MAX_BACKLOG: usize = 256 << 20;
-
-fn is_loopback(addr: &Addr) -> bool {
-    addr.ip().is_none_or(|ip| ip.is_loopback())
-}
-
-/// Returns the address that others dial.
-fn endpoint(listening: &Addr, exposed: Option<&str>) -> Result<LinkEndpoint, Error> {
-    let Some(listening) = listening.as_socket_addr() else {
-        let problem = "links are for tcp:// addresses";
-        return Err(Error::argument("link", problem));
-    };
-    let address = match exposed {
-        Some(host) if has_port(host) => host.to_owned(),
-        Some(host) => format!("{host}:{}", listening.port()),
-        None if listening.ip().is_unspecified() => {
-            let problem = "the link listens on every interface, so that others do not know where to dial; give the host";
-            return Err(Error::argument("expose", problem));
-        }
-        None => listening.to_string(),
-    };
-    LinkEndpoint::new(address, false)
-}
-
-/// Returns true for `HOST:PORT`. An IPv6 address without brackets has no port.
-fn has_port(host: &str) -> bool {
-    Authority::parse_socket(host.as_bytes()).is_ok_and(|authority| authority.port.is_some())
-}
 
 impl fmt::Debug for GateBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

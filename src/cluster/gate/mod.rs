@@ -123,7 +123,7 @@ impl Gate {
     ///
     /// Returns the error of the registry.
     pub fn set_state(&self, state: State) -> Result<(), Error> {
-        self.shared.set_state(state)
+        self.shared.registered.set_state(state)
     }
 
     /// Takes the gate from the registry, closes its clients with all output sent, has their users forgotten by the locator, and
@@ -133,7 +133,7 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        self.shared.deregister();
+        self.shared.registered.deregister();
         drop(self.running.take());
         drop(self.following.take());
         self.shared.pool.shutdown(FORGETTING);

@@ -2,13 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
 use super::handler::GateReactor;
 use super::work::{Parcel, Reply, Task, Who, Work};
-use crate::cluster::State;
 use crate::cluster::drpc::{Answer, Code, Op, Request, Scope, Target, Targets, Value};
 use crate::cluster::packet::EncodedPacket;
 use crate::cluster::session::reactor_of;
@@ -139,7 +137,7 @@ impl GateReactor {
                 });
             }
             Request::GetState => {
-                let state = self.shared.state.load(Ordering::Acquire);
+                let state = self.shared.registered.state_code();
                 self.answer_now(&asked, Code::Done, Value::State(state));
             }
             Request::SetState { state } => {
@@ -154,14 +152,13 @@ impl GateReactor {
 
     /// Sets the state, and has it registered. A number that is no state is only told to those who ask, as due does.
     fn set_state(&mut self, code: u8) -> Code {
-        self.shared.state.store(code, Ordering::Release);
-        let Some(state) = State::from_code(code) else {
+        let Some(state) = self.shared.registered.set_state_code(code) else {
             return Code::Done;
         };
         let shared = self.shared.clone();
         // All under one key, so that the last one stays.
         let asked = self.shared.pool.submit_ordered(0, move || {
-            if let Err(error) = shared.set_state(state) {
+            if let Err(error) = shared.registered.set_state(state) {
                 log::warn!(target: "epicycle::cluster", "the state {state} is not registered: {error}");
             }
         });

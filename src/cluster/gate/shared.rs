@@ -1,16 +1,13 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::listener::Door;
 use super::options::Options;
 use super::stats::GateCounters;
 use crate::cluster::link::Identity;
 use crate::cluster::locator::{LocationCache, Locator};
-use crate::cluster::registry::{Directory, Instance, Registry};
+use crate::cluster::registry::{Directory, Registered};
 use crate::cluster::session::Users;
-use crate::cluster::{Error, State};
 use crate::engine::listen::admission::{Admission, Prefix};
 use crate::workers::WorkerPool;
 
@@ -29,10 +26,7 @@ pub(super) struct Shared {
     pub(super) locator: Arc<dyn Locator>,
     pub(super) locations: LocationCache,
     pub(super) directory: Arc<Directory>,
-    /// The number of the state, which may be one that nobody knows: other servers can set it.
-    pub(super) state: AtomicU8,
-    record: Mutex<Option<Instance>>,
-    registry: Arc<dyn Registry>,
+    pub(super) registered: Registered,
     /// By reactor.
     pub(super) counters: Box<[GateCounters]>,
     /// The bytes of tasks that wait for each reactor.
@@ -42,7 +36,7 @@ pub(super) struct Shared {
 
 /// The registry and the locator, and the threads that ask them.
 pub(super) struct Backends {
-    pub(super) registry: Arc<dyn Registry>,
+    pub(super) registered: Registered,
     pub(super) directory: Arc<Directory>,
     pub(super) locator: Arc<dyn Locator>,
     pub(super) locations: LocationCache,
@@ -65,7 +59,7 @@ impl Shared {
         backends: Backends,
     ) -> Self {
         let Backends {
-            registry,
+            registered,
             directory,
             locator,
             locations,
@@ -84,9 +78,7 @@ impl Shared {
             locator,
             locations,
             directory,
-            state: AtomicU8::new(State::Work.code()),
-            record: Mutex::new(None),
-            registry,
+            registered,
             counters: (0..reactors).map(|_| GateCounters::default()).collect(),
             queued: (0..reactors).map(|_| AtomicUsize::new(0)).collect(),
             admission,
@@ -120,34 +112,5 @@ impl Shared {
     /// Counts a task that was done.
     pub(super) fn dequeue(&self, reactor: usize, weight: usize) {
         self.queued[reactor].fetch_sub(weight, Ordering::Relaxed);
-    }
-
-    /// Registers the gate.
-    pub(super) fn register(&self, instance: Instance) -> Result<(), Error> {
-        let mut record = self.record.lock();
-        self.registry.register(&instance)?;
-        *record = Some(instance);
-        Ok(())
-    }
-
-    /// Takes the gate from the registry. It is not registered again.
-    pub(super) fn deregister(&self) {
-        let mut record = self.record.lock();
-        if let Some(instance) = record.take()
-            && let Err(error) = self.registry.deregister(&instance)
-        {
-            log::warn!(target: "epicycle::cluster", "the gate {} stays registered: {error}", self.ours.id);
-        }
-    }
-
-    /// Registers the gate with another state. It may block.
-    pub(super) fn set_state(&self, state: State) -> Result<(), Error> {
-        let mut record = self.record.lock();
-        self.state.store(state.code(), Ordering::Release);
-        let Some(instance) = record.as_mut() else {
-            return Ok(());
-        };
-        instance.state = state;
-        self.registry.register(instance)
     }
 }

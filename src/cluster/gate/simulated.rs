@@ -70,7 +70,7 @@ impl SimulatedGate {
     ///
     /// As [`World::finish`].
     pub fn finish(self, world: &mut World) -> Report {
-        self.gate.shared.deregister();
+        self.gate.shared.registered.deregister();
         world.finish(self.host)
     }
 }

@@ -7,10 +7,10 @@ use super::handler::GateReactor;
 use super::shared::Shared;
 use crate::cluster::dispatch::RouteTable;
 use crate::cluster::follower::{Follower, Followers};
-use crate::cluster::link::Identity;
+use crate::cluster::link::peers;
 use crate::cluster::locator::LocationEvent;
-use crate::cluster::registry::{Instance, LinkEndpoint, Registry};
-use crate::cluster::{Error, Kind, State};
+use crate::cluster::registry::{Instance, Registry};
+use crate::cluster::{Error, Kind};
 use crate::engine::handler::Engine;
 
 /// Follows the registry and the locator for a gate. Returns when the reactors have been given the nodes that are registered now.
@@ -51,8 +51,7 @@ fn set_nodes(table: &RouteTable, nodes: Vec<Instance>, engine: &Engine<GateReact
     for disagreement in disagreements {
         log::warn!(target: "epicycle::cluster", "{disagreement}");
     }
-    let peers = nodes.iter().filter(|node| node.state != State::Shut);
-    let peers: Arc<[(Identity, LinkEndpoint)]> = peers.filter_map(|node| peer(node)).collect();
+    let peers = peers(nodes.iter().map(|node| &**node));
     for reactor in 0..engine.reactors() {
         let (table, peers) = (table.clone(), peers.clone());
         // There is one for each change of the registry, whose watch keeps the latest only.
@@ -61,14 +60,4 @@ fn set_nodes(table: &RouteTable, nodes: Vec<Instance>, engine: &Engine<GateReact
         });
     }
     table
-}
-
-fn peer(node: &Instance) -> Option<(Identity, LinkEndpoint)> {
-    match node.endpoint.parse() {
-        Ok(endpoint) => Some((Identity::new(Kind::Node, &*node.id), endpoint)),
-        Err(error) => {
-            log::warn!(target: "epicycle::cluster", "no link to {}: {error}", node.id);
-            None
-        }
-    }
 }

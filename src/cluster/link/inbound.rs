@@ -64,6 +64,11 @@ impl Inbound {
         Action::Continue
     }
 
+    /// Returns the number of the dialler's kind and its id, once it has introduced itself.
+    pub(in crate::cluster) fn peer(&self) -> Option<(u8, &str)> {
+        self.listener.peer()
+    }
+
     pub(in crate::cluster) fn stats(&self) -> ListenerStats {
         self.listener.stats()
     }

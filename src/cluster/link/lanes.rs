@@ -37,7 +37,8 @@ pub(in crate::cluster) struct Lanes<T> {
 struct Dialled<T> {
     lane: Lane<T>,
     theirs: Identity,
-    endpoint: LinkEndpoint,
+    /// `None` until the peer is registered.
+    endpoint: Option<LinkEndpoint>,
     conn: Option<ConnId>,
     /// The bytes that the connection had not sent when it was last looked at.
     backlog: usize,
@@ -64,6 +65,10 @@ pub(in crate::cluster) trait LinkTimer: EventHandler {
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// The maximum number of peers that are expected.
+const MAX_EXPECTED: usize = 1024;
+
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<T> Lanes<T> {
@@ -98,18 +103,27 @@ impl<T> Lanes<T> {
             .map(|(peer, endpoint)| (&*peer.id, endpoint))
             .collect();
         let gone: Vec<u64> = (self.lanes.iter())
-            .filter(|(_, lane)| wanted.get(&*lane.theirs.id) != Some(&&lane.endpoint))
+            .filter(|(_, lane)| !lane.is_wanted(wanted.get(&*lane.theirs.id).copied()))
             .map(|(token, _)| *token)
             .collect();
         for token in gone {
             self.remove(token, reactor, events);
         }
         for (peer, endpoint) in peers {
-            if !self.by_id.contains_key(&peer.id) {
-                self.add(peer, endpoint, reactor);
-            }
+            let known = self.by_id.get(&peer.id).copied();
+            let token = known.unwrap_or_else(|| self.insert(peer));
+            self.reach(token, endpoint, reactor);
         }
         self.set_timer(reactor);
+    }
+
+    /// Makes a lane to a peer that is about to be registered: it has dialled this side, but the registry has not told of it yet.
+    /// What is sent to it waits, as while a link is down.
+    pub(in crate::cluster) fn expect(&mut self, peer: &Identity) {
+        let expected = self.lanes.values().filter(|lane| lane.endpoint.is_none());
+        if expected.count() < MAX_EXPECTED && !self.by_id.contains_key(&peer.id) {
+            self.insert(peer);
+        }
     }
 
     /// Sends a request without an answer. It leaves with the next [`flush`](Self::flush).
@@ -279,27 +293,38 @@ impl<T> Lanes<T> {
         self.set_timer(reactor);
     }
 
-    fn add<H: LinkTimer>(
+    /// Dials a peer, unless its address is known already.
+    fn reach<H: LinkTimer>(
         &mut self,
-        peer: &Identity,
+        token: u64,
         endpoint: &LinkEndpoint,
         reactor: &mut Reactor<'_, H>,
     ) {
-        if endpoint.is_secure() {
-            log::warn!(
-                target: "epicycle::cluster",
-                "no link to {}: its address {endpoint} asks for TLS, which links do not have yet",
-                peer.id
-            );
-            return;
+        let now = self.time(reactor.now());
+        if let Some(dialled) = self.lanes.get_mut(&token)
+            && dialled.endpoint.is_none()
+        {
+            if endpoint.is_secure() {
+                log::warn!(
+                    target: "epicycle::cluster",
+                    "no link to {}: its address {endpoint} asks for TLS, which links do not have yet",
+                    dialled.theirs.id
+                );
+                return;
+            }
+            dialled.endpoint = Some(endpoint.clone());
+            dialled.dial(token, now, reactor);
         }
+    }
+
+    fn insert(&mut self, peer: &Identity) -> u64 {
         self.last_token += 1;
         let (ours, theirs) = (self.ours.clone(), peer.clone());
         let options = self.options.clone();
-        let mut dialled = Dialled {
+        let dialled = Dialled {
             lane: Lane::new(ours, theirs, self.secret.clone(), options),
             theirs: peer.clone(),
-            endpoint: endpoint.clone(),
+            endpoint: None,
             conn: None,
             backlog: 0,
             is_changed: false,
@@ -307,10 +332,9 @@ impl<T> Lanes<T> {
             opened: Duration::ZERO,
             dial_at: None,
         };
-        let now = self.time(reactor.now());
-        dialled.dial(self.last_token, now, reactor);
         self.by_id.insert(peer.id.clone(), self.last_token);
         self.lanes.insert(self.last_token, dialled);
+        self.last_token
     }
 
     fn remove<H: LinkTimer>(
@@ -364,10 +388,22 @@ impl<T> Lanes<T> {
 }
 
 impl<T> Dialled<T> {
+    /// Returns true if the lane goes on when the peer is registered at this address. One that is only expected goes on as long as
+    /// something waits for it.
+    fn is_wanted(&self, at: Option<&LinkEndpoint>) -> bool {
+        match &self.endpoint {
+            Some(endpoint) => at == Some(endpoint),
+            None => at.is_some() || self.lane.stats().queued_bytes > 0,
+        }
+    }
+
     fn dial<H: LinkTimer>(&mut self, token: u64, now: Duration, reactor: &mut Reactor<'_, H>) {
         // The lane keeps to its own limit, so that what it gives to the connection is always taken.
         let limits = ConnLimits::new().outbound_limit(self.lane.max_backlog() + 2 * MAX_FRAME);
-        let connect = Connect::to(format!("tcp://{}", self.endpoint.address()))
+        let Some(endpoint) = &self.endpoint else {
+            return;
+        };
+        let connect = Connect::to(format!("tcp://{}", endpoint.address()))
             .timeout(self.lane.handshake_timeout())
             .limits(limits)
             .token(token);

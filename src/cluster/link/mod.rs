@@ -46,6 +46,7 @@ mod inbound;
 mod lane;
 mod lanes;
 mod listener;
+mod peers;
 mod queue;
 
 use super::Kind;
@@ -54,6 +55,7 @@ pub(super) use self::inbound::Inbound;
 pub use self::lane::{Lane, LaneEvent, LaneOptions, LaneStats};
 pub(super) use self::lanes::{Lanes, LinkTimer};
 pub use self::listener::{Listener, ListenerStats, Verdict};
+pub(super) use self::peers::{endpoint, peers, warn_if_open};
 
 /// The kind and the id of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

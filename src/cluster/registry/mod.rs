@@ -22,6 +22,7 @@ mod directory;
 mod endpoint;
 mod instance;
 mod memory;
+mod registered;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ pub use self::directory::Directory;
 pub use self::endpoint::LinkEndpoint;
 pub use self::instance::{Instance, RouteSpec};
 pub use self::memory::MemoryRegistry;
+pub(super) use self::registered::Registered;
 
 /// A registry. Its calls may block, so they belong on a worker pool and not on a reactor.
 pub trait Registry: Send + Sync + 'static {

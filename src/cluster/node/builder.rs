@@ -1,0 +1,301 @@
+use std::fmt;
+use std::sync::Arc;
+
+use super::Node;
+use super::context::Request;
+use super::handler::NodeReactor;
+use super::router::{Group, HandlerError, Next, RouteFlags, Routes, boxed};
+use super::shared::{Options, Shared};
+use super::stats::NodeCounters;
+use super::watching::watch;
+use crate::cluster::codec::Codec;
+use crate::cluster::drpc::Secret;
+use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
+use crate::cluster::locator::{Locator, MemoryLocator};
+use crate::cluster::packet::PacketOptions;
+use crate::cluster::registry::{Instance, MemoryRegistry, Registered, Registry};
+use crate::cluster::{Error, Event, Kind, new_uuid};
+use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
+use crate::engine::listen::Listen;
+use crate::engine::server::Server;
+use crate::workers::WorkerPool;
+
+/// The options of a [`Node`]. `T` is the application's state.
+#[must_use = "a builder does nothing until start is called"]
+pub struct NodeBuilder<T = ()> {
+    id: Option<String>,
+    name: String,
+    link: String,
+    expose: Option<String>,
+    weight: u32,
+    registry: Arc<dyn Registry>,
+    locator: Arc<dyn Locator>,
+    reactors: usize,
+    options: Options,
+    state: Arc<dyn Fn(usize) -> T + Send + Sync>,
+    routes: Routes<T>,
+    /// The fault of a call that came too late.
+    misused: Option<Error>,
+}
+
+/// The longest output that waits for a server that has dialled this one.
+const LINK_OUTPUT: usize = 64 << 20;
+
+/// The threads that ask the registry and the locator.
+const THREADS: usize = 4;
+
+const POOL_QUEUE: usize = 65_536;
+
+impl Node {
+    /// Returns the options of a node without a state, at their defaults.
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder {
+            id: None,
+            name: Kind::Node.to_string(),
+            link: "tcp://127.0.0.1:0".to_owned(),
+            expose: None,
+            weight: 0,
+            registry: Arc::new(MemoryRegistry::new()),
+            locator: Arc::new(MemoryLocator::new()),
+            reactors: 1,
+            options: Options {
+                packet: PacketOptions::default(),
+                codec: Codec::default(),
+                max_links: 1024,
+                secret: None,
+                lanes: LaneOptions::default(),
+            },
+            state: Arc::new(|_| ()),
+            routes: Routes::new(),
+            misused: None,
+        }
+    }
+}
+
+/// # The node in its cluster
+impl<T: 'static> NodeBuilder<T> {
+    /// Sets the instance id, which no other instance has. Default: a new uuid.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// Sets the name that the registry shows as the alias. Nodes of one alias have the same routes. Default: `node`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets the address at which other servers reach this one. Default: `tcp://127.0.0.1:0`.
+    pub fn link(mut self, addr: impl Into<String>) -> Self {
+        self.link = addr.into();
+        self
+    }
+
+    /// Sets the host, or the host and port, that the registry shows for [`link`](Self::link). Default: the address that is
+    /// listened on, which must not be that of every interface then.
+    pub fn expose(mut self, host: impl Into<String>) -> Self {
+        self.expose = Some(host.into());
+        self
+    }
+
+    /// Sets the share of the packets that it gets, relative to other nodes, by [`Policy::Weighted`] and [`Policy::Hash`]. Default:
+    /// 0, which counts as 1.
+    ///
+    /// [`Policy::Weighted`]: crate::cluster::dispatch::Policy::Weighted
+    /// [`Policy::Hash`]: crate::cluster::dispatch::Policy::Hash
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// Sets the registry. Default: one in memory, which no other server has.
+    pub fn registry(mut self, registry: impl Registry) -> Self {
+        self.registry = Arc::new(registry);
+        self
+    }
+
+    /// Sets the locator. Default: one in memory, which no other server has.
+    pub fn locator(mut self, locator: impl Locator) -> Self {
+        self.locator = Arc::new(locator);
+        self
+    }
+
+    /// Sets the secret of the cluster. Servers that do not prove that they have it are refused, and so are those of due. Default:
+    /// none, so that whoever reaches [`link`](Self::link) can act for every user.
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.options.secret = Some(secret);
+        self
+    }
+
+    /// Sets the format of packets. Gates must have the same. Default: that of [`PacketOptions`].
+    pub fn packet(mut self, options: PacketOptions) -> Self {
+        self.options.packet = options;
+        self
+    }
+
+    /// Sets the codec of the packets' data, which clients must have too. Default: [`Codec::Json`].
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.options.codec = codec;
+        self
+    }
+
+    /// Sets the number of links that other servers may dial. Further ones are closed at once. A gate has one for each of its
+    /// reactors, one of due has five. Default: 1,024.
+    pub fn max_links(mut self, links: usize) -> Self {
+        self.options.max_links = links;
+        self
+    }
+
+    /// Sets the limits of the links to gates and nodes.
+    pub fn lanes(mut self, options: LaneOptions) -> Self {
+        self.options.lanes = options;
+        self
+    }
+}
+
+/// # The application
+impl<T: 'static> NodeBuilder<T> {
+    /// Sets the application's state: `state` makes a value for each reactor, on its thread. Handlers have it as `&mut`. It comes
+    /// before the routes, whose handlers take it.
+    pub fn state<S: 'static>(
+        self,
+        state: impl Fn(usize) -> S + Send + Sync + 'static,
+    ) -> NodeBuilder<S> {
+        let misused = (!self.routes.is_empty()).then(|| {
+            let problem = "it is set after the first route, event or middleware; set it before";
+            Error::argument("state", problem)
+        });
+        NodeBuilder {
+            id: self.id,
+            name: self.name,
+            link: self.link,
+            expose: self.expose,
+            weight: self.weight,
+            registry: self.registry,
+            locator: self.locator,
+            reactors: self.reactors,
+            options: self.options,
+            state: Arc::new(state),
+            routes: Routes::new(),
+            misused: self.misused.or(misused),
+        }
+    }
+
+    /// Adds a route without flags. Its handler gets the packets of that route.
+    pub fn route<E: Into<HandlerError>>(
+        mut self,
+        route: i32,
+        handler: impl Fn(&mut T, &mut Request<'_>) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self {
+        self.routes.root = self.routes.root.route(route, handler);
+        self
+    }
+
+    /// Adds a route with flags: one [`RouteFlag`](super::RouteFlag), or an array of them.
+    pub fn route_with<E: Into<HandlerError>>(
+        mut self,
+        route: i32,
+        flags: impl Into<RouteFlags>,
+        handler: impl Fn(&mut T, &mut Request<'_>) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self {
+        self.routes.root = self.routes.root.route_with(route, flags, handler);
+        self
+    }
+
+    /// Adds routes that have middleware in common.
+    pub fn group(mut self, routes: impl FnOnce(Group<T>) -> Group<T>) -> Self {
+        self.routes.root = self.routes.root.group(routes);
+        self
+    }
+
+    /// Adds a middleware, which gets the packets of all routes before their handlers do. The one that was added first gets them
+    /// first.
+    pub fn middleware<E: Into<HandlerError>>(
+        mut self,
+        middleware: impl Fn(&mut T, &mut Request<'_>, Next<'_, T>) -> Result<(), E>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.routes.root = self.routes.root.middleware(middleware);
+        self
+    }
+
+    /// Sets the handler of events: what happens to the connections of clients. Without one, gates do not tell them.
+    pub fn event<E: Into<HandlerError>>(
+        mut self,
+        event: Event,
+        handler: impl Fn(&mut T, &mut Request<'_>) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self {
+        self.routes.events.push((event, boxed(handler)));
+        self
+    }
+
+    /// Sets the handler of packets whose route the node does not have. Gates do not send them; other nodes may. Default: they are
+    /// ignored and counted.
+    pub fn default_route<E: Into<HandlerError>>(
+        mut self,
+        handler: impl Fn(&mut T, &mut Request<'_>) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self {
+        self.routes.default = Some(boxed(handler));
+        self
+    }
+
+    /// Starts the node, and registers it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] or [`Error::Start`] if an option or an address is wrong, or a route is registered twice, and the
+    /// errors of the registry.
+    pub fn start(self) -> Result<Node, Error> {
+        if let Some(misused) = self.misused {
+            return Err(misused);
+        }
+        let router = Arc::new(self.routes.build()?);
+        let id = self.id.unwrap_or_else(new_uuid);
+        let pool = WorkerPool::builder().threads(THREADS).queue(POOL_QUEUE);
+        let shared = Arc::new(Shared {
+            ours: Identity::new(Kind::Node, id),
+            options: self.options,
+            registered: Registered::new(self.registry.clone()),
+            pool: pool.name("epicycle-node").build()?,
+            counters: (0..self.reactors)
+                .map(|_| NodeCounters::default())
+                .collect(),
+        });
+        // A link is read whatever waits for it: see `Inbound`.
+        let limits = ConnLimits::new()
+            .outbound_limit(LINK_OUTPUT)
+            .outbound_policy(OutboundPolicy::Drop);
+        let make = {
+            let (shared, state, router) = (shared.clone(), self.state, router.clone());
+            move |id| NodeReactor::new(id, shared.clone(), state(id), router.clone())
+        };
+        let running = Server::bind(Listen::on(self.link).limits(limits))
+            .reactors(self.reactors)
+            .start(make)?;
+        let addr = running.local_addrs()[0].clone();
+        warn_if_open(&addr, shared.options.secret.is_some());
+        let endpoint = endpoint(&addr, self.expose.as_deref())?;
+        let follower = watch(&*self.registry, running.engine())?;
+        let mut instance = Instance::new(Kind::Node, &*shared.ours.id, endpoint.to_string());
+        instance.alias = self.name;
+        instance.weight = self.weight;
+        instance.routes = router.specs();
+        instance.events = router.events();
+        let node = Node::new(running, addr, shared, follower);
+        node.shared.registered.register(instance)?;
+        Ok(node)
+    }
+}
+
+impl<T> fmt::Debug for NodeBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}

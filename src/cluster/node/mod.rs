@@ -1,0 +1,141 @@
+//! Nodes: servers on which the application runs.
+//!
+//! A [`Node`] listens for the links of gates, and gives the packets of clients to the handlers of their routes. Handlers run on the
+//! reactor, one at a time, and have the application's state as `&mut`. What they send to clients goes through the clients' gates.
+//!
+//! ```
+//! use epicycle::cluster::node::{Node, Request, RouteFlag};
+//! use epicycle::cluster::{Error, Event};
+//!
+//! #[derive(Default)]
+//! struct Game {
+//!     moves: u64,
+//! }
+//!
+//! fn play(game: &mut Game, cx: &mut Request<'_>) -> Result<(), Error> {
+//!     let piece: String = cx.parse()?;
+//!     game.moves += 1;
+//!     cx.respond(&format!("move {}: {piece}", game.moves))
+//! }
+//!
+//! let node = Node::builder()
+//!     .name("chess")
+//!     .state(|_reactor| Game::default())
+//!     .route(1, |_, cx| cx.respond("welcome"))
+//!     .route_with(3, RouteFlag::Authorized, play)
+//!     .event(Event::Disconnect, |_, cx| {
+//!         println!("the connection {} has ended", cx.cid());
+//!         Ok::<(), Error>(())
+//!     })
+//!     .start()?;
+//! println!("gates reach it at {}", node.link_addr());
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! | Input of a server | Result |
+//! |---|---|
+//! | a frame of 0 to 9 bytes that is no heartbeat | the link is closed |
+//! | an unknown operation, one for a gate, a malformed body | code 2 if an answer is wanted, and counted |
+//! | anything but the handshake and the proof, before the proof of a secret | the same |
+//! | a packet that does not have the format of the node, or is stateful and without a user | the same |
+//! | a packet of an unknown route, and there is no default route | ignored and counted; code 0, as by due |
+//! | an unknown event | the same |
+
+mod builder;
+mod context;
+mod handler;
+mod router;
+mod shared;
+mod stats;
+mod watching;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::handler::NodeReactor;
+use self::shared::Shared;
+use super::follower::Follower;
+use super::{Error, State};
+use crate::addr::Addr;
+use crate::engine::server::Running;
+
+pub use self::builder::NodeBuilder;
+pub use self::context::Request;
+pub use self::router::{Group, HandlerError, Next, RouteFlag, RouteFlags};
+pub use self::stats::NodeStats;
+
+/// A running node. A drop shuts it down and waits for its end.
+#[must_use = "dropping it shuts the node down"]
+pub struct Node {
+    shared: Arc<Shared>,
+    addr: Addr,
+    /// The reactors, whatever state they have, and what tells them what has changed. Taken at the end.
+    running: Option<(Box<dyn Send + Sync>, Follower)>,
+}
+
+/// The time within which the registry must have taken the last state, at the end.
+const REGISTERING: Duration = Duration::from_secs(10);
+
+impl Node {
+    fn new<T: 'static>(
+        running: Running<NodeReactor<T>>,
+        addr: Addr,
+        shared: Arc<Shared>,
+        follower: Follower,
+    ) -> Self {
+        Self {
+            shared,
+            addr,
+            running: Some((Box::new(running), follower)),
+        }
+    }
+
+    /// Returns the instance id.
+    pub fn id(&self) -> &str {
+        &self.shared.ours.id
+    }
+
+    /// Returns the address for other servers, with the port that the kernel chose.
+    pub fn link_addr(&self) -> &Addr {
+        &self.addr
+    }
+
+    /// Returns the metrics.
+    pub fn stats(&self) -> NodeStats {
+        let mut stats = NodeStats::default();
+        for counters in &self.shared.counters {
+            stats += counters.read();
+        }
+        stats
+    }
+
+    /// Registers another state. It blocks as the registry does.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the registry.
+    pub fn set_state(&self, state: State) -> Result<(), Error> {
+        self.shared.registered.set_state(state)
+    }
+
+    /// Takes the node from the registry, sends what its handlers have sent, and waits for the end. A drop does the same.
+    pub fn shutdown(self) {}
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.shared.registered.deregister();
+        drop(self.running.take());
+        self.shared.pool.shutdown(REGISTERING);
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.id())
+            .field("link_addr", self.link_addr())
+            .finish_non_exhaustive()
+    }
+}

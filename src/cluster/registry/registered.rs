@@ -1,0 +1,70 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use parking_lot::Mutex;
+
+use super::{Instance, Registry};
+use crate::cluster::{Error, State};
+
+/// The record of this server in the registry, and its state.
+pub(in crate::cluster) struct Registered {
+    registry: Arc<dyn Registry>,
+    record: Mutex<Option<Instance>>,
+    /// The number of the state, which may be one that nobody knows: other servers can set it.
+    state: AtomicU8,
+}
+
+impl Registered {
+    pub(in crate::cluster) fn new(registry: Arc<dyn Registry>) -> Self {
+        Self {
+            registry,
+            record: Mutex::new(None),
+            state: AtomicU8::new(State::Work.code()),
+        }
+    }
+
+    /// Returns the number of the state.
+    pub(in crate::cluster) fn state_code(&self) -> u8 {
+        self.state.load(Ordering::Acquire)
+    }
+
+    /// Sets the number of the state that others are told who ask. Returns the state to register, if it is one.
+    pub(in crate::cluster) fn set_state_code(&self, code: u8) -> Option<State> {
+        self.state.store(code, Ordering::Release);
+        State::from_code(code)
+    }
+
+    /// Registers the server.
+    pub(in crate::cluster) fn register(&self, instance: Instance) -> Result<(), Error> {
+        let mut record = self.record.lock();
+        self.registry.register(&instance)?;
+        *record = Some(instance);
+        Ok(())
+    }
+
+    /// Registers the server with another state. It may block.
+    pub(in crate::cluster) fn set_state(&self, state: State) -> Result<(), Error> {
+        let mut record = self.record.lock();
+        self.state.store(state.code(), Ordering::Release);
+        let Some(instance) = record.as_mut() else {
+            return Ok(());
+        };
+        instance.state = state;
+        self.registry.register(instance)
+    }
+
+    /// Takes the server from the registry. It is not registered again.
+    pub(in crate::cluster) fn deregister(&self) {
+        let mut record = self.record.lock();
+        if let Some(instance) = record.take()
+            && let Err(error) = self.registry.deregister(&instance)
+        {
+            log::warn!(
+                target: "epicycle::cluster",
+                "the {} {} stays registered: {error}",
+                instance.name,
+                instance.id
+            );
+        }
+    }
+}
