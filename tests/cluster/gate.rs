@@ -23,13 +23,12 @@ impl World {
     }
 
     pub(crate) fn with(options: impl FnOnce(GateBuilder) -> GateBuilder) -> Self {
+        Self::around(Node::start("node-1", routes()), options)
+    }
+
+    /// Starts a gate with this node.
+    pub(crate) fn around(node: Node, options: impl FnOnce(GateBuilder) -> GateBuilder) -> Self {
         let (registry, locator) = (MemoryRegistry::new(), MemoryLocator::new());
-        let routes = [1, 2, 6, 7, 9].map(RouteSpec::new);
-        let mut routes = routes.to_vec();
-        routes.push(RouteSpec::new(3).stateful());
-        routes.push(RouteSpec::new(4).authorized());
-        routes.push(RouteSpec::new(5).internal());
-        let node = Node::start("node-1", routes);
         registry.register(&node.instance).expect("is sound");
         let gate = Gate::builder()
             .id("gate-1")
@@ -61,6 +60,15 @@ impl World {
     pub(crate) fn link(&self) -> Link {
         Link::dial(self.gate.link_addr(), "fake-1")
     }
+}
+
+/// The routes of the nodes of the recordings.
+pub(crate) fn routes() -> Vec<RouteSpec> {
+    let mut routes = [1, 2, 6, 7, 9].map(RouteSpec::new).to_vec();
+    routes.push(RouteSpec::new(3).stateful());
+    routes.push(RouteSpec::new(4).authorized());
+    routes.push(RouteSpec::new(5).internal());
+    routes
 }
 
 /// Answers of due that are not given here: the scenario, and what is given.

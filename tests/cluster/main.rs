@@ -11,6 +11,7 @@ mod drpc_properties;
 mod feed;
 mod gate;
 mod gate_clients;
+mod gate_moves;
 mod gate_nodes;
 mod gate_replay;
 mod gate_users;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use epicycle::Addr;
 use epicycle::cluster::Kind;
 use epicycle::cluster::drpc::{
-    Answer, Code, Frame, FrameCodec, Incoming, Op, Request, Scope, Target, Value,
+    Answer, Code, Frame, FrameCodec, Incoming, Op, RejectReason, Request, Scope, Target, Value,
 };
 use epicycle::cluster::packet::{Packet, PacketFrame, PacketOptions};
 use epicycle::cluster::registry::{Instance, RouteSpec};
@@ -184,9 +184,10 @@ pub(crate) enum Told {
     },
 }
 
-/// A node that keeps what it is told. It speaks as due does: it knows no extensions.
+/// A node that keeps what it is told. It speaks as due does, which knows no extensions, unless it is told to know them.
 pub(crate) struct Node {
     pub(crate) instance: Instance,
+    pub(crate) manner: Arc<Manner>,
     told: Arc<Mutex<Vec<Told>>>,
     frames: Arc<Mutex<Vec<Vec<u8>>>>,
     heartbeats: Arc<AtomicUsize>,
@@ -203,7 +204,22 @@ impl Node {
         Self::serve(id, routes, listener)
     }
 
+    /// Starts a node that knows the extensions.
+    pub(crate) fn start_extended(id: &str, routes: Vec<RouteSpec>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let manner = Manner {
+            extensions: true,
+            ..Manner::default()
+        };
+        Self::behave(id, routes, listener, manner)
+    }
+
     pub(crate) fn serve(id: &str, routes: Vec<RouteSpec>, listener: TcpListener) -> Self {
+        Self::behave(id, routes, listener, Manner::default())
+    }
+
+    fn behave(id: &str, routes: Vec<RouteSpec>, listener: TcpListener, manner: Manner) -> Self {
+        let manner = Arc::new(manner);
         let addr = listener.local_addr().expect("is bound");
         let mut instance = Instance::new(Kind::Node, id, format!("drpc://{addr}?is_secure=false"));
         instance.routes = routes;
@@ -215,12 +231,14 @@ impl Node {
                 told: Arc::clone(&told),
                 frames: Arc::clone(&frames),
                 heartbeats: Arc::clone(&heartbeats),
+                manner: manner.clone(),
             };
             let (links, has_ended) = (Arc::clone(&links), has_ended.clone());
             thread::spawn(move || accept(&listener, &record, &links, &has_ended))
         };
         Self {
             instance,
+            manner,
             told,
             frames,
             heartbeats,
@@ -329,18 +347,33 @@ fn accept(
     }
 }
 
+/// The conduct of a node.
+#[derive(Default)]
+pub(crate) struct Manner {
+    extensions: bool,
+    /// The reason why it rejects packets of this route.
+    pub(crate) rejects: Mutex<Option<(i32, RejectReason)>>,
+    /// True while it reads nothing.
+    pub(crate) sleeps: AtomicBool,
+}
+
 /// The state of a node.
 #[derive(Clone)]
 struct Record {
+    manner: Arc<Manner>,
     told: Arc<Mutex<Vec<Told>>>,
     frames: Arc<Mutex<Vec<Vec<u8>>>>,
     heartbeats: Arc<AtomicUsize>,
 }
 
-/// Does what a node of due does with a frame.
+/// Does what a node of due does with a frame, or one that knows the extensions.
 fn take(wire: &mut Wire, frame: &Frame<'_>, whole: &[u8], record: &Record) {
-    if frame.op >= 32 {
+    let manner = &*record.manner;
+    if frame.op >= 32 && !manner.extensions {
         return;
+    }
+    while manner.sleeps.load(Ordering::Acquire) {
+        thread::sleep(Duration::from_millis(1));
     }
     let mut answer = Answer::new(frame.op, Code::Done);
     let tell = |told| {
@@ -354,6 +387,20 @@ fn take(wire: &mut Wire, frame: &Frame<'_>, whole: &[u8], record: &Record) {
             let Ok(PacketFrame::Packet { packet, .. }) = read else {
                 panic!("a gate delivers whole packets: {read:?}");
             };
+            let rejected = manner.rejects.lock();
+            if let Some((route, reason)) = *rejected
+                && route == packet.route
+            {
+                let reject = Request::Reject {
+                    cid,
+                    route,
+                    seq: packet.seq,
+                    reason,
+                };
+                let mut bytes = Vec::new();
+                reject.encode_into(0, &mut bytes).expect("is sound");
+                return wire.send(bytes);
+            }
             tell(Told::Packet {
                 cid,
                 uid,
@@ -363,6 +410,8 @@ fn take(wire: &mut Wire, frame: &Frame<'_>, whole: &[u8], record: &Record) {
             });
         }
         Request::GetState => answer.value = Value::State(1),
+        Request::Hello(hello) => answer.value = Value::Hello(hello, None),
+        Request::Ping => {}
         request => assert_eq!(request.op(), Op::Handshake),
     }
     if frame.seq != 0 {

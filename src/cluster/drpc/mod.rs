@@ -31,7 +31,8 @@
 //! | 36 | GetAddr | scope u8, target i64 | address as text |
 //! | 37 | Ping | – | |
 //!
-//! 32 to 37 are extensions, for peers that have answered a Hello. due ignores operations that it does not know.
+//! 32 to 37 are extensions, for peers that have answered a Hello. due ignores operations that it does not know. A node answers Ping
+//! when it has taken or rejected all packets that came before it on the link.
 //!
 //! This module uses no socket and no clock.
 //!

@@ -208,8 +208,8 @@ impl GateBuilder {
     }
 
     /// Sets a function that may answer a packet which goes to no node: it returns the data of the answer, whose route and seq are
-    /// those of the packet. It runs on the reactor and must not block. Default: such packets are counted and dropped, as at a gate
-    /// of due.
+    /// those of the packet. It runs on the reactor and must not block. A packet that a node has rejected has no data here, unless
+    /// its route is stateful. Default: such packets are counted and dropped, as at a gate of due.
     pub fn on_refused(
         mut self,
         answer: impl Fn(&Packet<'_>, RefusedPacket) -> Option<Vec<u8>> + Send + Sync + 'static,

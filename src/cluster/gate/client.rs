@@ -1,4 +1,6 @@
+use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::options::RateLimit;
@@ -13,13 +15,43 @@ pub(super) struct Client {
     pub(super) last: Instant,
     pub(super) speaks_control: bool,
     limiter: Option<Box<Limiter>>,
-    /// The packet whose node is being located. Nothing is read meanwhile.
-    pub(super) held: Option<Vec<u8>>,
+    /// What its packets wait for. Nothing is read meanwhile.
+    pub(super) wait: Wait,
+    /// The packet that was read last, if it waits.
+    pub(super) held: Option<Box<[u8]>>,
+    /// The nodes that its packets of stateful routes were sent to.
+    pub(super) places: Vec<Place>,
+    /// The packets that a node has rejected since its user has moved. They go before the one that is held.
+    pub(super) returned: VecDeque<Box<[u8]>>,
+    /// The node that has rejected them.
+    pub(super) left: Option<Arc<str>>,
+    /// The number of times that the locator still named that node.
+    pub(super) tries: u32,
     /// True while nothing is read because the client has sent too much.
     pub(super) is_delayed: bool,
     /// WebSocket messages of size 0 in a row.
     pub(super) empty_in_row: u8,
     pub(super) authorizing: Option<ConnTimer>,
+}
+
+/// What the packets of a client wait for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    Nothing,
+    /// The answer of the locator.
+    Locator,
+    /// The nodes that have to take or reject what was sent to them, so that nothing overtakes it on the way to another node.
+    Nodes,
+    /// The locator, which still names the node that the user has left.
+    Move,
+}
+
+/// The node of an alias that a client's packets were sent to.
+pub(super) struct Place {
+    pub(super) alias: Arc<str>,
+    pub(super) nid: Arc<str>,
+    /// The number of the last one on the way to that node.
+    pub(super) last: u64,
 }
 
 impl Client {
@@ -28,6 +60,7 @@ impl Client {
     pub(super) const TICK: u64 = 1;
     pub(super) const AUTHORIZE: u64 = 2;
     pub(super) const RESUME: u64 = 3;
+    pub(super) const RETRY: u64 = 4;
 
     pub(super) fn new(ip: Option<IpAddr>, now: Instant, rate: Option<RateLimit>) -> Self {
         Self {
@@ -36,7 +69,12 @@ impl Client {
             last: now,
             speaks_control: false,
             limiter: rate.map(|rate| Box::new(Limiter::new(rate, now))),
+            wait: Wait::Nothing,
             held: None,
+            places: Vec::new(),
+            returned: VecDeque::new(),
+            left: None,
+            tries: 0,
             is_delayed: false,
             empty_in_row: 0,
             authorizing: None,

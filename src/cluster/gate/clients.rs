@@ -1,25 +1,22 @@
 //! The clients of a gate: their lives, and what they send.
 
-use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::client::Client;
+use super::client::{Client, Wait};
 use super::codec::Protocol;
-use super::handler::{GateReactor, Session};
+use super::handler::GateReactor;
+use super::kept::Fence;
 use super::listener::{Door, Upgrade};
 use super::options::{HeartbeatMode, OverRate};
 use super::stats::{GateCounters, RefusedPacket};
+use crate::cluster::Event;
 use crate::cluster::dispatch::{Dispatch, Source};
 use crate::cluster::drpc::Request;
 use crate::cluster::link::Lanes;
-use crate::cluster::locator::Located;
 use crate::cluster::packet::{EncodedPacket, Heartbeat, MAX_EMPTY_IN_ROW, Packet, PacketFrame};
-use crate::cluster::registry::Instance;
-use crate::cluster::{Error, Event};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn, Reactor};
-use crate::engine::slots::ConnId;
 use crate::http::{ServerRequest, ServerResponse, StatusCode};
 use crate::ws::{self, Close, CloseCode};
 
@@ -105,6 +102,10 @@ impl GateReactor {
             Client::RESUME => {
                 client.is_delayed = false;
                 resume(conn, client);
+                Action::Continue
+            }
+            Client::RETRY => {
+                self.retry(conn, client);
                 Action::Continue
             }
             _ => Action::Continue,
@@ -205,131 +206,27 @@ impl GateReactor {
     ) -> Action {
         let cid = client.cid;
         let uid = self.sessions.uid(cid);
-        let found = match self
+        let refused = match self
             .table
             .dispatch(packet.route, Source::Client { cid, uid })
         {
-            Dispatch::Locate { alias, uid } => {
-                match self.shared.locations.cached_node(uid, alias) {
-                    Located::At(nid) => self.table.located(Some(&nid)),
-                    Located::Nowhere => self.table.located(None),
-                    Located::Unknown => {
-                        let alias = alias.clone();
-                        return self.locate(conn, client, uid, &alias, packet, whole);
-                    }
-                }
-            }
-            found => found,
-        };
-        let refused = match found {
             Dispatch::To(node) => {
                 self.is_pending = true;
                 let counters = &self.shared.counters[self.id];
                 let from = (cid, uid);
-                deliver(&mut self.lanes, counters, node, from, whole, conn.now())
+                deliver(&mut self.lanes, counters, &node.id, from, whole, conn.now())
             }
             Dispatch::Refuse(refusal) => Some(refusal.into()),
-            // It was located above.
-            Dispatch::Locate { .. } => Some(RefusedPacket::NotLocated),
+            Dispatch::Locate { .. } => return self.dispatch_stateful(conn, client, packet, whole),
         };
-        let Some(refused) = refused else {
-            return Action::Continue;
-        };
-        self.refuse_packet(conn, packet, refused)
-    }
-
-    /// Asks the locator for the node of a user. Until it has answered, the packet waits, and nothing more of the client is read.
-    fn locate(
-        &mut self,
-        conn: &mut Conn<'_, Self>,
-        client: &mut Client,
-        uid: i64,
-        alias: &Arc<str>,
-        packet: &Packet<'_>,
-        whole: &[u8],
-    ) -> Action {
-        let (engine, id, alias) = (conn.engine().clone(), conn.id(), alias.clone());
-        let shared = self.shared.clone();
-        let asked = self.shared.pool.submit(move || {
-            let found = shared.locations.node(uid, &alias);
-            // One for each client at most.
-            engine.run_anyway(id.reactor(), move |gate, reactor| {
-                gate.on_located(reactor, id, found);
-            });
-        });
-        if asked.is_err() {
-            return self.refuse_packet(conn, packet, RefusedPacket::Busy);
-        }
-        client.held = Some(whole.to_vec());
-        conn.pause_reads();
-        Action::Continue
-    }
-
-    fn on_located(
-        &mut self,
-        reactor: &mut Reactor<'_, Self>,
-        id: ConnId,
-        found: Result<Option<Arc<str>>, Error>,
-    ) {
-        let is_pending = reactor.with(id, |conn, session| {
-            let Session::Client(client) = session else {
-                return false;
-            };
-            let Some(held) = client.held.take() else {
-                return false;
-            };
-            let options = self.shared.options.packet;
-            if let Ok(PacketFrame::Packet { packet, whole }) = options.decode_message(&held) {
-                self.deliver_located(conn, client, found, &packet, whole);
-            }
-            resume(conn, client);
-            true
-        });
-        if is_pending == Some(true) {
-            reactor.request_turn_end();
-        }
-    }
-
-    fn deliver_located(
-        &mut self,
-        conn: &mut Conn<'_, Self>,
-        client: &Client,
-        found: Result<Option<Arc<str>>, Error>,
-        packet: &Packet<'_>,
-        whole: &[u8],
-    ) {
-        let cid = client.cid;
-        let uid = self.sessions.uid(cid);
-        let dispatched = self
-            .table
-            .dispatch(packet.route, Source::Client { cid, uid });
-        let refused = match (found, dispatched) {
-            // The flags of the route or the user may have changed meanwhile.
-            (_, Dispatch::Refuse(refusal)) => Some(refusal.into()),
-            (Err(error), _) => {
-                log::warn!(target: "epicycle::cluster", "the user {uid} is not located: {error}");
-                Some(RefusedPacket::Busy)
-            }
-            (Ok(found), _) => match self.table.located(found.as_deref()) {
-                Dispatch::To(node) => {
-                    self.is_pending = true;
-                    let counters = &self.shared.counters[self.id];
-                    let from = (cid, uid);
-                    deliver(&mut self.lanes, counters, node, from, whole, conn.now())
-                }
-                _ => Some(RefusedPacket::NotLocated),
-            },
-        };
-        let Some(refused) = refused else {
-            return;
-        };
-        if let Action::Refused(error) = self.refuse_packet(conn, packet, refused) {
-            log::debug!(target: "epicycle::cluster", "an answer to {} is lost: {error}", conn.peer_addr());
+        match refused {
+            None => Action::Continue,
+            Some(refused) => self.refuse_packet(conn, packet, refused),
         }
     }
 
     /// Drops a packet, and answers it if the application wants to.
-    fn refuse_packet(
+    pub(super) fn refuse_packet(
         &mut self,
         conn: &mut Conn<'_, Self>,
         packet: &Packet<'_>,
@@ -445,21 +342,21 @@ impl GateReactor {
 }
 
 /// Hands a packet of a connection and its user to the link to its node. Returns the reason if that does not take it.
-fn deliver(
-    lanes: &mut Lanes<()>,
+pub(super) fn deliver(
+    lanes: &mut Lanes<Fence>,
     counters: &GateCounters,
-    node: &Instance,
+    nid: &str,
     (cid, uid): (i64, i64),
     packet: &[u8],
     now: Instant,
 ) -> Option<RefusedPacket> {
-    match lanes.send(&node.id, &Request::Deliver { cid, uid, packet }, now) {
+    match lanes.send(nid, &Request::Deliver { cid, uid, packet }, now) {
         Ok(()) => {
             counters.delivered.add(1);
             None
         }
         Err(error) => {
-            log::debug!(target: "epicycle::cluster", "no packet to {}: {error}", node.id);
+            log::debug!(target: "epicycle::cluster", "no packet to {nid}: {error}");
             Some(RefusedPacket::Busy)
         }
     }
@@ -472,8 +369,9 @@ fn refuse_message(conn: &mut Conn<'_, GateReactor>, code: CloseCode, reason: &st
     }
 }
 
-fn resume(conn: &mut Conn<'_, GateReactor>, client: &Client) {
-    if client.held.is_none() && !client.is_delayed {
+/// Reads on, unless the client still has to wait for something.
+pub(super) fn resume(conn: &mut Conn<'_, GateReactor>, client: &Client) {
+    if client.wait == Wait::Nothing && !client.is_delayed {
         conn.resume_reads();
     }
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use super::client::Client;
 use super::codec::{Protocol, ProtocolFrame};
+use super::kept::{Fence, Kept};
 use super::listener::Door;
 use super::shared::Shared;
+use super::stateful::{Notice, note};
 use super::stats::GateCounters;
 use super::work::Work;
 use crate::cluster::dispatch::RouteTable;
@@ -32,7 +34,14 @@ pub(super) struct GateReactor {
     pub(super) id: usize,
     pub(super) shared: Arc<Shared>,
     pub(super) sessions: Sessions,
-    pub(super) lanes: Lanes<()>,
+    pub(super) lanes: Lanes<Fence>,
+    /// What the links to nodes have told in this turn.
+    pub(super) notices: Vec<Notice>,
+    pub(super) kept: Kept,
+    /// True while a timer runs until nodes are asked about what is kept.
+    pub(super) is_asking: bool,
+    /// The clients that wait for nodes.
+    pub(super) waiting: Vec<i64>,
     pub(super) table: RouteTable,
     pub(super) queue: VecDeque<Work>,
     /// By reactor.
@@ -59,6 +68,10 @@ impl GateReactor {
             id,
             sessions: Sessions::new(id, shared.began, shared.all_channels.clone()),
             lanes: Lanes::new(ours, options.secret.clone(), options.lanes.clone()),
+            notices: Vec::new(),
+            kept: Kept::default(),
+            is_asking: false,
+            waiting: Vec::new(),
             table,
             queue: VecDeque::new(),
             outgoing: (0..reactors).map(|_| Vec::new()).collect(),
@@ -80,8 +93,11 @@ impl GateReactor {
         reactor: &mut Reactor<'_, Self>,
     ) {
         self.table = table;
-        let mut events = counting(&self.shared.counters[self.id]);
-        self.lanes.set_peers(peers, reactor, &mut events);
+        let counters = &self.shared.counters[self.id];
+        (self.lanes).set_peers(peers, reactor, &mut noting(counters, &mut self.notices));
+        (self.kept).retain(|nid| peers.iter().any(|(peer, _)| peer.id == nid));
+        self.release(reactor);
+        self.request_turn_end(reactor);
     }
 
     /// Takes tasks from other threads.
@@ -144,9 +160,19 @@ impl GateReactor {
 
     /// Asks for a call at the end of the turn, if there is something to do.
     fn settle(&self, conn: &mut Conn<'_, Self>) {
-        if self.is_pending {
+        if self.has_to_do() {
             conn.request_turn_end();
         }
+    }
+
+    fn request_turn_end(&self, reactor: &mut Reactor<'_, Self>) {
+        if self.has_to_do() {
+            reactor.request_turn_end();
+        }
+    }
+
+    fn has_to_do(&self) -> bool {
+        self.is_pending || !self.notices.is_empty()
     }
 }
 
@@ -210,7 +236,7 @@ impl EventHandler for GateReactor {
                 }
             }
             (Session::Lane(token), ProtocolFrame::Link(frame)) => {
-                let mut events = counting(&self.shared.counters[self.id]);
+                let mut events = noting(&self.shared.counters[self.id], &mut self.notices);
                 self.lanes.receive(*token, conn, frame, &mut events)
             }
             // The codec was chosen by the same origin as the session.
@@ -254,13 +280,11 @@ impl EventHandler for GateReactor {
                 log::debug!(target: "epicycle::cluster", "the link of {} has ended: {reason}", link.name());
             }
             Session::Lane(token) => {
-                let mut events = counting(&self.shared.counters[self.id]);
+                let mut events = noting(&self.shared.counters[self.id], &mut self.notices);
                 self.lanes.on_close(token, info.id, reactor, &mut events);
             }
         }
-        if self.is_pending {
-            reactor.request_turn_end();
-        }
+        self.request_turn_end(reactor);
     }
 
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
@@ -273,12 +297,15 @@ impl EventHandler for GateReactor {
 
     fn on_turn_end(&mut self, reactor: &mut Reactor<'_, Self>) {
         self.is_pending = false;
+        self.heed(reactor);
         self.work(reactor);
+        self.ask_nodes(reactor);
         self.lanes.flush(reactor);
         self.ship(reactor);
         let counters = self.counters();
         counters.connections.set(self.sessions.len() as u64);
         counters.users.set(self.sessions.users() as u64);
+        counters.kept_bytes.set(self.kept.bytes() as u64);
         if !self.queue.is_empty() {
             self.is_pending = true;
             reactor.request_turn_end();
@@ -288,16 +315,21 @@ impl EventHandler for GateReactor {
 
 impl LinkTimer for GateReactor {
     fn on_link_timer(&mut self, reactor: &mut Reactor<'_, Self>, at: Duration) {
-        let mut events = counting(&self.shared.counters[self.id]);
-        self.lanes.on_timer(at, reactor, &mut events);
+        let counters = &self.shared.counters[self.id];
+        (self.lanes).on_timer(at, reactor, &mut noting(counters, &mut self.notices));
+        self.request_turn_end(reactor);
     }
 }
 
-/// Returns a function that counts the events of lanes.
-fn counting(counters: &GateCounters) -> impl FnMut(&Identity, LaneEvent<'_, ()>) {
-    |_, event| match event {
-        LaneEvent::GaveUp { frames, .. } => counters.given_up.add(frames),
-        LaneEvent::Rejected { .. } => counters.rejected.add(1),
-        _ => {}
+/// Returns a function that counts and notes the events of lanes.
+fn noting(
+    counters: &GateCounters,
+    notices: &mut Vec<Notice>,
+) -> impl FnMut(&Identity, LaneEvent<'_, Fence>) {
+    |node, event| {
+        if let LaneEvent::GaveUp { frames, .. } = event {
+            counters.given_up.add(frames);
+        }
+        note(notices, node, event);
     }
 }

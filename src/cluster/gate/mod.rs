@@ -45,12 +45,14 @@ mod client;
 mod clients;
 mod codec;
 mod handler;
+mod kept;
 mod listener;
 mod options;
 mod requests;
 mod shared;
 #[cfg(feature = "testing")]
 mod simulated;
+mod stateful;
 mod stats;
 mod watching;
 mod work;

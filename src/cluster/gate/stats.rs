@@ -60,6 +60,10 @@ metric_set! {
         refused: counter by RefusedPacket,
         /// Packets that a node did not take.
         rejected: counter,
+        /// Packets that were delivered to another node after that.
+        redelivered: counter,
+        /// Bytes of packets of stateful routes that nodes may still reject, now.
+        kept_bytes: gauge,
         /// Events handed to the links to nodes.
         events: counter,
         /// Events that a link had no room for.

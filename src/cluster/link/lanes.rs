@@ -138,19 +138,19 @@ impl<T> Lanes<T> {
         now: Instant,
     ) -> Result<(), Error> {
         let now = self.time(now);
-        let token = self.by_id.get(id).copied();
-        let Some((token, dialled)) =
-            token.and_then(|token| Some((token, self.lanes.get_mut(&token)?)))
-        else {
-            return Err(Error::LinkDown {
-                peer: id.to_owned(),
-            });
-        };
-        if !dialled.is_changed {
-            dialled.is_changed = true;
-            self.changed.push(token);
-        }
+        let dialled = self.changing(id)?;
         dialled.lane.send(request, now, dialled.backlog)
+    }
+
+    /// Asks a peer for an answer, which comes as a [`LaneEvent::Answered`] with this token. Returns false if there is no room.
+    pub(in crate::cluster) fn ping(&mut self, id: &str, token: T, now: Instant) -> bool {
+        let now = self.time(now);
+        let Ok(dialled) = self.changing(id) else {
+            return false;
+        };
+        let backlog = dialled.backlog;
+        let called = dialled.lane.call(&Request::Ping, token, now, backlog);
+        called.is_ok()
     }
 
     /// Begins on a new connection. Returns false if its peer is gone.
@@ -362,6 +362,23 @@ impl<T> Lanes<T> {
                 Some(now) => drop(dialled.lane.tick(now, &mut events)),
             }
         }
+    }
+
+    /// Returns the lane to a peer, which is about to have something to write.
+    fn changing(&mut self, id: &str) -> Result<&mut Dialled<T>, Error> {
+        let token = self.by_id.get(id).copied();
+        let Some((token, dialled)) =
+            token.and_then(|token| Some((token, self.lanes.get_mut(&token)?)))
+        else {
+            return Err(Error::LinkDown {
+                peer: id.to_owned(),
+            });
+        };
+        if !dialled.is_changed {
+            dialled.is_changed = true;
+            self.changed.push(token);
+        }
+        Ok(dialled)
     }
 
     /// Sets the timer for the first thing that will be due, unless it is set for an earlier moment.

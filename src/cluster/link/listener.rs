@@ -124,7 +124,10 @@ impl Listener {
                 answer(Answer::new(op, Code::Done), seq, output)
             }
             _ if self.secret.is_some() && !self.proven => self.refuse(&frame, output),
-            Request::Ping => answer(Answer::new(op, Code::Done), seq, output),
+            // A node answers it once it has taken or rejected all that came before.
+            Request::Ping if self.ours.kind != Kind::Node => {
+                answer(Answer::new(op, Code::Done), seq, output)
+            }
             request if serves(self.ours.kind, request.op()) => Ok(Verdict::Serve { seq, request }),
             _ => self.refuse(&frame, output),
         }
@@ -250,7 +253,7 @@ fn parties<'p>(
 /// Returns true if a server of that kind serves the operation.
 fn serves(kind: Kind, op: Op) -> bool {
     match op {
-        Op::GetState | Op::SetState | Op::Bye => true,
+        Op::GetState | Op::SetState | Op::Bye | Op::Ping => true,
         Op::Trigger | Op::Deliver => kind == Kind::Node,
         _ => kind == Kind::Gate,
     }

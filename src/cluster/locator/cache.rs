@@ -213,6 +213,11 @@ impl LocationCache {
         self.changing(uid, |locator| locator.unbind_node(uid, alias, nid))
     }
 
+    /// Forgets what is known of a user: the next answer is the locator's.
+    pub fn forget(&self, uid: i64) {
+        self.known.forget(uid);
+    }
+
     /// Returns the counters.
     pub fn stats(&self) -> LocationStats {
         let known = &self.known;

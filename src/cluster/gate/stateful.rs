@@ -1,0 +1,370 @@
+//! Packets of stateful routes: they go to the node that has their user, and follow it when it moves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::client::{Client, Place, Wait};
+use super::clients::{deliver, resume};
+use super::handler::{GateReactor, Session};
+use super::kept::Fence;
+use super::stats::RefusedPacket;
+use crate::cluster::Error;
+use crate::cluster::dispatch::{Dispatch, Source};
+use crate::cluster::drpc::RejectReason;
+use crate::cluster::link::{Identity, LaneEvent};
+use crate::cluster::locator::Located;
+use crate::cluster::packet::{Packet, PacketFrame};
+use crate::engine::handler::{Action, Conn, Reactor};
+use crate::engine::slots::ConnId;
+
+/// The longest time for which packets are kept before their node is asked about them.
+const ASK_AFTER: Duration = Duration::from_millis(20);
+
+/// The number of times that the locator is asked for a user that has left a node, while it still names that node.
+const TRIES: u32 = 6;
+
+/// The time before the first of them. Each next one comes after twice the time, so that it is tried for 1.3 s.
+const FIRST_TRY: Duration = Duration::from_millis(20);
+
+/// A change on the link to a node, to be heeded at the end of the turn.
+pub(super) enum Notice {
+    Rejected {
+        nid: String,
+        /// The packet's connection, route and seq.
+        packet: (i64, i32, i32),
+        reason: RejectReason,
+    },
+    Decided {
+        nid: String,
+        fence: Fence,
+    },
+    Up {
+        nid: String,
+        extensions: bool,
+    },
+    GaveUp {
+        nid: String,
+    },
+}
+
+/// The answer of the locator about a user.
+pub(super) struct Found {
+    uid: i64,
+    alias: Arc<str>,
+    node: Result<Option<Arc<str>>, Error>,
+}
+
+/// The result of an attempt to send a packet to its node.
+enum Step {
+    Sent,
+    Refused(RefusedPacket),
+    Wait(Wait),
+}
+
+impl GateReactor {
+    pub(super) fn dispatch_stateful(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut Client,
+        packet: &Packet<'_>,
+        whole: &[u8],
+    ) -> Action {
+        match self.forward(conn, client, packet, whole, None) {
+            Step::Sent => Action::Continue,
+            Step::Refused(reason) => self.refuse_packet(conn, packet, reason),
+            Step::Wait(wait) => {
+                client.held = Some(whole.into());
+                self.wait(conn, client, wait);
+                Action::Continue
+            }
+        }
+    }
+
+    /// Heeds what the links to nodes have told in this turn.
+    pub(super) fn heed(&mut self, reactor: &mut Reactor<'_, Self>) {
+        if self.notices.is_empty() {
+            return;
+        }
+        for notice in std::mem::take(&mut self.notices) {
+            match notice {
+                Notice::Rejected {
+                    nid,
+                    packet,
+                    reason,
+                } => self.on_rejected(&nid, packet, reason, reactor),
+                Notice::Decided { nid, fence } => self.kept.decided(&nid, fence),
+                Notice::Up { nid, extensions } => self.kept.set_extensions(&nid, extensions),
+                Notice::GaveUp { nid } => self.kept.gave_up(&nid),
+            }
+        }
+        self.release(reactor);
+    }
+
+    /// Lets the clients go on whose packets have all been taken or rejected.
+    pub(super) fn release(&mut self, reactor: &mut Reactor<'_, Self>) {
+        for cid in std::mem::take(&mut self.waiting) {
+            let Some(id) = self.sessions.find(cid, 0) else {
+                continue;
+            };
+            reactor.with(id, |conn, session| {
+                let Session::Client(client) = session else {
+                    return;
+                };
+                let mut places = client.places.iter();
+                if client.wait != Wait::Nodes {
+                } else if places.all(|place| self.kept.is_decided(&place.nid, place.last)) {
+                    self.proceed(conn, client, None);
+                } else {
+                    self.waiting.push(cid);
+                }
+            });
+        }
+    }
+
+    /// Asks the nodes that have not told yet if they have taken what was sent to them.
+    pub(super) fn ask_nodes(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let (lanes, now) = (&mut self.lanes, reactor.now());
+        self.kept.ask(|nid, fence| lanes.ping(nid, fence, now));
+        if !self.is_asking && self.kept.is_undecided() {
+            self.is_asking = true;
+            reactor.schedule(ASK_AFTER, |gate, reactor| {
+                gate.is_asking = false;
+                gate.kept.hurry_all();
+                gate.is_pending = true;
+                reactor.request_turn_end();
+            });
+        }
+    }
+
+    /// Asks again where a user is that has left a node.
+    pub(super) fn retry(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client) {
+        if client.wait == Wait::Move {
+            self.proceed(conn, client, None);
+        }
+    }
+
+    fn on_rejected(
+        &mut self,
+        nid: &str,
+        (cid, route, seq): (i64, i32, i32),
+        reason: RejectReason,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        self.counters().rejected.add(1);
+        let kept = self.kept.take(nid, (cid, route, seq));
+        let Some(id) = self.sessions.find(cid, 0) else {
+            return;
+        };
+        let follows = matches!(reason, RejectReason::Moved | RejectReason::Draining);
+        reactor.with(id, |conn, session| match (session, kept) {
+            (Session::Client(client), Some(kept)) if follows => {
+                (self.shared.locations).forget(self.sessions.uid(cid));
+                client.left = Some(nid.into());
+                client.returned.push_back(kept);
+                if client.wait != Wait::Nodes {
+                    self.wait(conn, client, Wait::Nodes);
+                }
+            }
+            (Session::Client(_), kept) => {
+                let kept = kept.unwrap_or_default();
+                let data = match self.shared.options.packet.decode_message(&kept) {
+                    Ok(PacketFrame::Packet { packet, .. }) => packet.data,
+                    _ => &[],
+                };
+                let refused = match reason {
+                    RejectReason::Moved => RefusedPacket::NotLocated,
+                    RejectReason::UnknownRoute => RefusedPacket::UnknownRoute,
+                    _ => RefusedPacket::Busy,
+                };
+                self.refuse_late(conn, &Packet { route, seq, data }, refused);
+            }
+            _ => {}
+        });
+    }
+
+    /// Makes a client wait. Nothing is read from it meanwhile.
+    fn wait(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client, wait: Wait) {
+        client.wait = wait;
+        conn.pause_reads();
+        match wait {
+            Wait::Nodes => {
+                for place in &client.places {
+                    self.kept.hurry(&place.nid);
+                }
+                self.waiting.push(client.cid);
+                self.is_pending = true;
+            }
+            Wait::Move => {
+                (self.shared.locations).forget(self.sessions.uid(client.cid));
+                conn.set_timer(FIRST_TRY * 2_u32.pow(client.tries), Client::RETRY);
+                client.tries += 1;
+            }
+            Wait::Locator | Wait::Nothing => {}
+        }
+    }
+
+    /// Sends what a client has waited with, in order, and reads on if nothing is left.
+    fn proceed(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client, found: Option<Found>) {
+        let (options, mut found) = (self.shared.options.packet, found);
+        client.wait = Wait::Nothing;
+        loop {
+            let returned = client.returned.pop_front();
+            let is_returned = returned.is_some();
+            if !is_returned {
+                (client.left, client.tries) = (None, 0);
+            }
+            let Some(whole) = returned.or_else(|| client.held.take()) else {
+                break;
+            };
+            let Ok(PacketFrame::Packet { packet, .. }) = options.decode_message(&whole) else {
+                continue;
+            };
+            match self.forward(conn, client, &packet, &whole, found.take()) {
+                Step::Sent => self.counters().redelivered.add(u64::from(is_returned)),
+                Step::Refused(reason) => self.refuse_late(conn, &packet, reason),
+                Step::Wait(wait) => {
+                    match is_returned {
+                        true => client.returned.push_front(whole),
+                        false => client.held = Some(whole),
+                    }
+                    return self.wait(conn, client, wait);
+                }
+            }
+        }
+        resume(conn, client);
+    }
+
+    /// Sends a packet to its node, unless something has to be awaited before.
+    fn forward(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut Client,
+        packet: &Packet<'_>,
+        whole: &[u8],
+        found: Option<Found>,
+    ) -> Step {
+        let (cid, uid) = (client.cid, self.sessions.uid(client.cid));
+        let counters = &self.shared.counters[self.id];
+        let sent = |refused: Option<RefusedPacket>| refused.map_or(Step::Sent, Step::Refused);
+        let from = (cid, uid);
+        let alias = match self
+            .table
+            .dispatch(packet.route, Source::Client { cid, uid })
+        {
+            Dispatch::Locate { alias, .. } => alias.clone(),
+            // The flags of the route have changed while it waited.
+            Dispatch::To(node) => {
+                self.is_pending = true;
+                let lanes = &mut self.lanes;
+                return sent(deliver(lanes, counters, &node.id, from, whole, conn.now()));
+            }
+            Dispatch::Refuse(refusal) => return Step::Refused(refusal.into()),
+        };
+        let found = found.filter(|found| found.uid == uid && found.alias == alias);
+        let located = match found.map(|found| found.node) {
+            None => self.shared.locations.cached_node(uid, &alias),
+            Some(Ok(node)) => node.map_or(Located::Nowhere, Located::At),
+            Some(Err(error)) => {
+                log::warn!(target: "epicycle::cluster", "the user {uid} is not located: {error}");
+                return Step::Refused(RefusedPacket::Busy);
+            }
+        };
+        let nid = match located {
+            Located::At(nid) => nid,
+            Located::Nowhere => return Step::Refused(RefusedPacket::NotLocated),
+            Located::Unknown => return self.locate(conn, uid, alias),
+        };
+        if client.left.as_ref() == Some(&nid) {
+            return match client.tries < TRIES {
+                true => Step::Wait(Wait::Move),
+                false => Step::Refused(RefusedPacket::NotLocated),
+            };
+        }
+        let place = (client.places.iter_mut()).find(|place| place.alias == alias);
+        if let Some(place) = &place
+            && place.nid != nid
+            && !self.kept.is_decided(&place.nid, place.last)
+        {
+            return Step::Wait(Wait::Nodes);
+        }
+        let Dispatch::To(node) = self.table.located(Some(&nid)) else {
+            return Step::Refused(RefusedPacket::NotLocated);
+        };
+        self.is_pending = true;
+        let lanes = &mut self.lanes;
+        let refused = deliver(lanes, counters, &node.id, from, whole, conn.now());
+        if refused.is_none() {
+            let last = (self.kept).keep(&nid, (cid, packet.route, packet.seq), whole);
+            match place {
+                Some(place) => (place.nid, place.last) = (nid, last),
+                None => client.places.push(Place { alias, nid, last }),
+            }
+        }
+        sent(refused)
+    }
+
+    /// Asks the locator for the node of a user.
+    fn locate(&self, conn: &Conn<'_, Self>, uid: i64, alias: Arc<str>) -> Step {
+        let (engine, id) = (conn.engine().clone(), conn.id());
+        let shared = self.shared.clone();
+        let asked = self.shared.pool.submit(move || {
+            let node = shared.locations.node(uid, &alias);
+            let found = Found { uid, alias, node };
+            // One for each client at most.
+            engine.run_anyway(id.reactor(), move |gate, reactor| {
+                gate.on_located(reactor, id, found);
+            });
+        });
+        match asked {
+            Ok(()) => Step::Wait(Wait::Locator),
+            Err(_) => Step::Refused(RefusedPacket::Busy),
+        }
+    }
+
+    fn on_located(&mut self, reactor: &mut Reactor<'_, Self>, id: ConnId, found: Found) {
+        reactor.with(id, |conn, session| {
+            if let Session::Client(client) = session
+                && client.wait == Wait::Locator
+            {
+                self.proceed(conn, client, Some(found));
+            }
+        });
+        if self.is_pending {
+            reactor.request_turn_end();
+        }
+    }
+
+    /// Refuses a packet outside the callback of its connection.
+    fn refuse_late(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        packet: &Packet<'_>,
+        reason: RefusedPacket,
+    ) {
+        if let Action::Refused(error) = self.refuse_packet(conn, packet, reason) {
+            log::debug!(target: "epicycle::cluster", "an answer to {} is lost: {error}", conn.peer_addr());
+        }
+    }
+}
+
+/// Notes an event of the link to a node.
+pub(super) fn note(notices: &mut Vec<Notice>, node: &Identity, event: LaneEvent<'_, Fence>) {
+    let nid = node.id.clone();
+    notices.push(match event {
+        LaneEvent::Up { extensions, .. } => Notice::Up { nid, extensions },
+        // Without an answer the link has ended, and with it what was on its way.
+        LaneEvent::Answered { token: fence, .. } => Notice::Decided { nid, fence },
+        LaneEvent::Rejected {
+            cid,
+            route,
+            seq,
+            reason,
+        } => Notice::Rejected {
+            nid,
+            packet: (cid, route, seq),
+            reason,
+        },
+        LaneEvent::GaveUp { .. } => Notice::GaveUp { nid },
+        LaneEvent::Bye => return,
+    });
+}
