@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use super::client::Client;
 use super::codec::{Protocol, ProtocolFrame};
-use super::kept::{Fence, Kept};
+use super::kept::{Fence, Kept, Notice, note};
 use super::listener::Door;
 use super::shared::Shared;
-use super::stateful::{Notice, note};
 use super::stats::GateCounters;
 use super::work::Work;
 use crate::cluster::dispatch::RouteTable;

@@ -1,5 +1,8 @@
 use std::collections::{HashMap, VecDeque};
 
+use crate::cluster::drpc::RejectReason;
+use crate::cluster::link::{Identity, LaneEvent};
+
 /// The packets of stateful routes that were sent to nodes and may still be rejected.
 ///
 /// Packets have no answers. So the gate keeps a copy until the node has answered a Ping that was sent later: it answers that when it
@@ -37,6 +40,27 @@ struct KeptPacket {
 /// A Ping to a node, as the token of its call: the number of the last packet before it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fence(pub(super) u64);
+
+/// A change on the link to a node, to be heeded at the end of the turn.
+pub(super) enum Notice {
+    Rejected {
+        nid: String,
+        /// The packet's connection, route and seq.
+        packet: (i64, i32, i32),
+        reason: RejectReason,
+    },
+    Decided {
+        nid: String,
+        fence: Fence,
+    },
+    Up {
+        nid: String,
+        extensions: bool,
+    },
+    GaveUp {
+        nid: String,
+    },
+}
 
 /// The maximum number of bytes kept for one node. Beyond it the oldest packet is not kept, and is lost if it is rejected.
 const MAX_BYTES: usize = 4 << 20;
@@ -165,6 +189,28 @@ impl Way {
             self.packets.pop_front();
         }
     }
+}
+
+/// Notes an event of the link to a node.
+pub(super) fn note(notices: &mut Vec<Notice>, node: &Identity, event: LaneEvent<'_, Fence>) {
+    let nid = node.id.clone();
+    notices.push(match event {
+        LaneEvent::Up { extensions, .. } => Notice::Up { nid, extensions },
+        // Without an answer the link has ended, and with it what was on its way.
+        LaneEvent::Answered { token: fence, .. } => Notice::Decided { nid, fence },
+        LaneEvent::Rejected {
+            cid,
+            route,
+            seq,
+            reason,
+        } => Notice::Rejected {
+            nid,
+            packet: (cid, route, seq),
+            reason,
+        },
+        LaneEvent::GaveUp { .. } => Notice::GaveUp { nid },
+        LaneEvent::Bye => return,
+    });
 }
 
 #[cfg(all(test, not(loom)))]

@@ -6,12 +6,11 @@ use std::time::Duration;
 use super::client::{Client, Place, Wait};
 use super::clients::{deliver, resume};
 use super::handler::{GateReactor, Session};
-use super::kept::Fence;
+use super::kept::Notice;
 use super::stats::RefusedPacket;
 use crate::cluster::Error;
 use crate::cluster::dispatch::{Dispatch, Source};
 use crate::cluster::drpc::RejectReason;
-use crate::cluster::link::{Identity, LaneEvent};
 use crate::cluster::locator::Located;
 use crate::cluster::packet::{Packet, PacketFrame};
 use crate::engine::handler::{Action, Conn, Reactor};
@@ -25,27 +24,6 @@ const TRIES: u32 = 6;
 
 /// The time before the first of them. Each next one comes after twice the time, so that it is tried for 1.3 s.
 const FIRST_TRY: Duration = Duration::from_millis(20);
-
-/// A change on the link to a node, to be heeded at the end of the turn.
-pub(super) enum Notice {
-    Rejected {
-        nid: String,
-        /// The packet's connection, route and seq.
-        packet: (i64, i32, i32),
-        reason: RejectReason,
-    },
-    Decided {
-        nid: String,
-        fence: Fence,
-    },
-    Up {
-        nid: String,
-        extensions: bool,
-    },
-    GaveUp {
-        nid: String,
-    },
-}
 
 /// The answer of the locator about a user.
 pub(super) struct Found {
@@ -345,26 +323,4 @@ impl GateReactor {
             log::debug!(target: "epicycle::cluster", "an answer to {} is lost: {error}", conn.peer_addr());
         }
     }
-}
-
-/// Notes an event of the link to a node.
-pub(super) fn note(notices: &mut Vec<Notice>, node: &Identity, event: LaneEvent<'_, Fence>) {
-    let nid = node.id.clone();
-    notices.push(match event {
-        LaneEvent::Up { extensions, .. } => Notice::Up { nid, extensions },
-        // Without an answer the link has ended, and with it what was on its way.
-        LaneEvent::Answered { token: fence, .. } => Notice::Decided { nid, fence },
-        LaneEvent::Rejected {
-            cid,
-            route,
-            seq,
-            reason,
-        } => Notice::Rejected {
-            nid,
-            packet: (cid, route, seq),
-            reason,
-        },
-        LaneEvent::GaveUp { .. } => Notice::GaveUp { nid },
-        LaneEvent::Bye => return,
-    });
 }
