@@ -41,9 +41,9 @@ const PROTOCOLS: [&str; 5] = [
 ];
 
 /// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
-const CLUSTER: [&[&str]; 7] = [
+const CLUSTER: [&[&str]; 8] = [
     &[
-        "codec", "error", "follower", "keyed", "roles", "text", "uuid", "watch",
+        "codec", "error", "follower", "keyed", "mode", "roles", "text", "uuid", "watch",
     ],
     &["packet", "drpc"],
     &[
@@ -53,6 +53,7 @@ const CLUSTER: [&[&str]; 7] = [
     &["session"],
     &["gate", "node", "client"],
     &["embedded"],
+    &["container"],
 ];
 
 #[test]

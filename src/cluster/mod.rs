@@ -10,6 +10,7 @@
 //! - [`gate`]: servers that hold clients.
 //! - [`node`]: servers on which the application runs. [`Cluster`]: a whole cluster in one process.
 //! - [`codec`]: JSON and protobuf for the data of packets.
+//! - [`container`]: starts and ends the parts of a process.
 //! - [`eventbus`], [`lock`], [`cache`]: messages, locks and values that all servers share.
 //!
 //! Registry, locator, event bus, locks and cache are traits, each with an implementation in memory for servers that are in one
@@ -27,6 +28,7 @@
 pub mod cache;
 pub mod client;
 pub mod codec;
+pub mod container;
 pub mod dispatch;
 pub mod drpc;
 mod embedded;
@@ -38,6 +40,7 @@ mod keyed;
 pub mod link;
 pub mod locator;
 pub mod lock;
+mod mode;
 pub mod node;
 pub mod packet;
 pub mod registry;
@@ -49,6 +52,7 @@ mod watch;
 
 pub use self::embedded::Cluster;
 pub use self::error::Error;
+pub use self::mode::Mode;
 pub use self::roles::{Event, Kind, State};
 pub use self::text::{from_text, to_text};
 pub use self::uuid::new_uuid;

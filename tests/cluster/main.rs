@@ -5,6 +5,7 @@ mod util;
 
 mod client;
 mod codec;
+mod container;
 mod dispatch;
 mod drpc;
 mod drpc_properties;

@@ -192,6 +192,11 @@ impl Client {
         ClientBuilder::new()
     }
 
+    /// Returns the address of the gate, as it was given.
+    pub fn peer(&self) -> &str {
+        &self.inner.to
+    }
+
     /// Returns true while the client has a connection.
     pub fn is_connected(&self) -> bool {
         self.inner.is_connected.load(Ordering::Acquire)

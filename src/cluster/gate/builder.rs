@@ -295,6 +295,11 @@ impl GateBuilder {
         Ok((server.reactors(self.reactors), prepared))
     }
 
+    /// Returns the name that the registry will show as the alias.
+    pub(in crate::cluster) fn alias(&self) -> &str {
+        &self.name
+    }
+
     fn check(&self) -> Result<(), Error> {
         let bad = |name, problem: String| Err(Error::argument(name, problem));
         if !(1..=MAX_REACTORS).contains(&self.reactors) {

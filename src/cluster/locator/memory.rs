@@ -90,6 +90,10 @@ impl Users {
 }
 
 impl Locator for MemoryLocator {
+    fn kind(&self) -> &str {
+        "memory"
+    }
+
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error> {
         check(uid, &[gid])?;
         let mut users = self.0.write();

@@ -37,6 +37,11 @@ pub use self::memory::MemoryLocator;
     reason = "the trait tells them for all calls"
 )]
 pub trait Locator: Send + Sync + 'static {
+    /// Returns the kind of the locator, for the banner of a process: `memory`, for example.
+    fn kind(&self) -> &str {
+        "custom"
+    }
+
     /// Binds a user to a gate, in place of the one that it was bound to.
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error>;
 
@@ -63,6 +68,10 @@ pub trait Locator: Send + Sync + 'static {
 }
 
 impl<L: Locator + ?Sized> Locator for Arc<L> {
+    fn kind(&self) -> &str {
+        (**self).kind()
+    }
+
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error> {
         (**self).bind_gate(uid, gid)
     }

@@ -154,6 +154,13 @@ impl<T: 'static> NodeBuilder<T> {
     }
 }
 
+impl<T> NodeBuilder<T> {
+    /// Returns the name that the registry will show as the alias.
+    pub(in crate::cluster) fn alias(&self) -> &str {
+        &self.name
+    }
+}
+
 /// # The application
 impl<T: 'static> NodeBuilder<T> {
     /// Sets the application's state: `state` makes a value for each reactor, on its thread. Handlers have it as `&mut`. It comes

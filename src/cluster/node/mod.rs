@@ -43,6 +43,7 @@
 
 mod builder;
 mod context;
+mod description;
 mod handler;
 mod router;
 mod shared;

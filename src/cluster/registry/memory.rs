@@ -51,6 +51,10 @@ impl Records {
 }
 
 impl Registry for MemoryRegistry {
+    fn kind(&self) -> &str {
+        "memory"
+    }
+
     /// # Errors
     ///
     /// Returns [`Error::InvalidArgument`] if the instance is not allowed, and [`Error::Busy`] if there are too many.

@@ -36,6 +36,11 @@ pub(super) use self::registered::Registered;
 
 /// A registry. Its calls may block, so they belong on a worker pool and not on a reactor.
 pub trait Registry: Send + Sync + 'static {
+    /// Returns the kind of the registry, for the banner of a process: `memory`, for example.
+    fn kind(&self) -> &str {
+        "custom"
+    }
+
     /// Registers an instance, or replaces the record of the same name and id: with a new state, for example.
     ///
     /// # Errors
@@ -68,6 +73,10 @@ pub trait Registry: Send + Sync + 'static {
 }
 
 impl<R: Registry + ?Sized> Registry for Arc<R> {
+    fn kind(&self) -> &str {
+        (**self).kind()
+    }
+
     fn register(&self, instance: &Instance) -> Result<(), Error> {
         (**self).register(instance)
     }

@@ -53,6 +53,14 @@ impl Registered {
         self.registry.register(instance)
     }
 
+    /// Returns what the banner of a process shows: the alias, if the instance is registered, and the kind of the registry.
+    pub(in crate::cluster) fn describe(&self) -> Vec<(&'static str, String)> {
+        let record = self.record.lock();
+        let alias = record.as_ref().map(|record| ("Name", record.alias.clone()));
+        let registry = ("Registry", self.registry.kind().to_owned());
+        alias.into_iter().chain([registry]).collect()
+    }
+
     /// Takes the server from the registry. It is not registered again.
     pub(in crate::cluster) fn deregister(&self) {
         let mut record = self.record.lock();

@@ -10,7 +10,7 @@ mod signals;
 #[cfg(feature = "testing")]
 pub(crate) mod simulated;
 mod start;
-mod watcher;
+pub(crate) mod watcher;
 
 use std::fmt;
 use std::thread::JoinHandle;

@@ -8,7 +8,7 @@ use super::settings::Settings;
 use super::watcher::Watcher;
 use crate::engine::handler::{Engine, EventHandler};
 use crate::error::Error;
-use crate::sys::signals::StopSignals;
+use crate::sys::signals::{Escalation, Step, StopSignals};
 
 /// # Signals
 impl Server {
@@ -91,66 +91,5 @@ fn stop_on<H: EventHandler>(mut signals: StopSignals, engine: &Engine<H>) {
                 }
             }
         }
-    }
-}
-
-/// The time within which two signals count as one. `timeout(1)` and some supervisors signal both the process and its group.
-const ONE_SIGNAL: Duration = Duration::from_millis(500);
-
-/// The effect of the signals so far.
-#[derive(Debug, Default)]
-struct Escalation {
-    /// The time of the last signal that had an effect.
-    last: Option<Instant>,
-    hurried: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Wait,
-    ShutDown,
-    Hurry,
-    EndProcess,
-}
-
-impl Escalation {
-    fn next(&mut self, now: Instant, is_stopping: bool) -> Step {
-        let is_same = |last| now.saturating_duration_since(last) < ONE_SIGNAL;
-        if is_stopping && self.last.is_some_and(is_same) {
-            return Step::Wait;
-        }
-        self.last = Some(now);
-        if !is_stopping {
-            Step::ShutDown
-        } else if !self.hurried {
-            self.hurried = true;
-            Step::Hurry
-        } else {
-            Step::EndProcess
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_signal_goes_further_and_two_at_once_count_as_one() {
-        let begin = Instant::now();
-        let at = |millis| begin + Duration::from_millis(millis);
-        let mut escalation = Escalation::default();
-        assert_eq!(escalation.next(at(0), false), Step::ShutDown);
-        assert_eq!(escalation.next(at(0), true), Step::Wait);
-        assert_eq!(escalation.next(at(499), true), Step::Wait);
-        assert_eq!(escalation.next(at(500), true), Step::Hurry);
-        assert_eq!(escalation.next(at(999), true), Step::Wait);
-        assert_eq!(escalation.next(at(1000), true), Step::EndProcess);
-    }
-
-    #[test]
-    fn a_signal_hurries_a_shutdown_that_another_one_has_begun() {
-        let mut escalation = Escalation::default();
-        assert_eq!(escalation.next(Instant::now(), true), Step::Hurry);
     }
 }

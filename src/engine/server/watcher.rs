@@ -4,13 +4,13 @@ use std::io;
 use std::thread::{self, JoinHandle};
 
 /// A thread that waits until this value is dropped. The drop ends the wait, and joins the thread.
-pub(super) struct Watcher {
+pub(crate) struct Watcher {
     end_wait: Box<dyn Fn() + Send + Sync>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watcher {
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &str,
         end_wait: impl Fn() + Send + Sync + 'static,
         watch: impl FnOnce() + Send + 'static,
