@@ -51,7 +51,7 @@ const CLUSTER: [&[&str]; 8] = [
     ],
     &["link"],
     &["session"],
-    &["gate", "node", "client"],
+    &["gate", "node", "client", "mesh"],
     &["embedded"],
     &["container"],
 ];

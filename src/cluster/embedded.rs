@@ -7,6 +7,7 @@ use super::eventbus::MemoryEventBus;
 use super::gate::{Gate, GateBuilder};
 use super::locator::MemoryLocator;
 use super::lock::MemoryLocks;
+use super::mesh::{Mesh, MeshBuilder, MeshClient, MeshClientBuilder};
 use super::node::{Node, NodeBuilder};
 use super::registry::MemoryRegistry;
 
@@ -54,6 +55,16 @@ impl Cluster {
         Node::builder()
             .registry(self.registry.clone())
             .locator(self.locator.clone())
+    }
+
+    /// Returns the options of a mesh of this cluster.
+    pub fn mesh(&self) -> MeshBuilder {
+        Mesh::builder().registry(self.registry.clone())
+    }
+
+    /// Returns the options of a client of the meshes of this cluster.
+    pub fn mesh_client(&self) -> MeshClientBuilder {
+        MeshClient::builder().registry(self.registry.clone())
     }
 
     /// Returns the registry.

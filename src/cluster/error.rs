@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use crate::codec::FrameError;
 use crate::error::error_messages;
+use crate::rpc::wire::Status;
 
 /// The reason why something could not be done in the cluster.
 ///
@@ -100,6 +101,8 @@ pub enum Error {
         /// The reason that it gave.
         reason: String,
     },
+    /// The handler of a service failed, with this status.
+    Service(Status),
     /// A server cannot start: an address or an option is wrong, or the system refuses.
     Start(Arc<crate::Error>),
     /// A value cannot be encoded or decoded.
@@ -134,6 +137,7 @@ error_messages! {
         Error::Draining => "this side is about to stop and takes no new requests",
         Error::Unauthorized => "the other side is not authorized: no proof of the cluster's secret, or no login",
         Error::Refused { reason } => "the other side refused: {reason}",
+        Error::Service(status) => "the service answered: {status}",
         Error::Start(error) => "{error}",
         Error::Codec(error) => "{error}",
         Error::Backend { backend, problem } => "the {backend}: {problem}",

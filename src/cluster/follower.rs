@@ -102,6 +102,8 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.watch.close();
         if let Some(thread) = self.thread.take()
+            // What it does can drop the last handle of its owner. It ends by itself then.
+            && thread.thread().id() != thread::current().id()
             && let Err(panicked) = thread.join()
         {
             panic::report("epicycle::cluster", "the follower of a watch", panicked);

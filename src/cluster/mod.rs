@@ -11,6 +11,7 @@
 //! - [`node`]: servers on which the application runs. [`Cluster`]: a whole cluster in one process.
 //! - [`codec`]: JSON and protobuf for the data of packets.
 //! - [`container`]: starts and ends the parts of a process.
+//! - [`mesh`]: services that are called by name.
 //! - [`eventbus`], [`lock`], [`cache`]: messages, locks and values that all servers share.
 //!
 //! Registry, locator, event bus, locks and cache are traits, each with an implementation in memory for servers that are in one
@@ -40,6 +41,7 @@ mod keyed;
 pub mod link;
 pub mod locator;
 pub mod lock;
+pub mod mesh;
 mod mode;
 pub mod node;
 pub mod packet;

@@ -18,6 +18,7 @@ mod gate_replay;
 mod gate_users;
 mod link;
 mod locator;
+mod mesh;
 mod node;
 mod packet;
 mod packet_properties;

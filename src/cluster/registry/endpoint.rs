@@ -47,6 +47,13 @@ impl LinkEndpoint {
         Ok(Self { address, secure })
     }
 
+    /// Parses what is behind the scheme.
+    fn parse(rest: &str) -> Result<Self, Error> {
+        let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let secure = query.split('&').any(|pair| pair == "is_secure=true");
+        Self::new(address.strip_suffix('/').unwrap_or(address), secure)
+    }
+
     /// Returns `HOST:PORT`.
     pub fn address(&self) -> &str {
         &self.address
@@ -71,14 +78,92 @@ impl FromStr for LinkEndpoint {
             let problem = format!("{text:?} does not begin with {SCHEME}");
             return Err(Error::argument("endpoint", problem));
         };
-        let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let secure = query.split('&').any(|pair| pair == "is_secure=true");
-        Self::new(address.strip_suffix('/').unwrap_or(address), secure)
+        Self::parse(rest)
     }
 }
 
 impl fmt::Display for LinkEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{SCHEME}{}?is_secure={}", self.address, self.secure)
+    }
+}
+
+/// The address of a mesh's services: `SCHEME://HOST:PORT?is_secure=false`. The scheme names the protocol of the calls.
+///
+/// # Examples
+///
+/// ```
+/// use epicycle::cluster::registry::ServiceEndpoint;
+///
+/// let endpoint: ServiceEndpoint = "grpc://10.0.0.1:9000?is_secure=true".parse()?;
+/// assert_eq!((endpoint.scheme(), endpoint.address(), endpoint.is_secure()), ("grpc", "10.0.0.1:9000", true));
+/// # Ok::<(), epicycle::cluster::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceEndpoint {
+    scheme: String,
+    at: LinkEndpoint,
+}
+
+impl ServiceEndpoint {
+    /// Returns the endpoint of a scheme, host and port, with TLS or without.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidArgument`] if the scheme is empty or has a colon, or the address is not `HOST:PORT`.
+    pub fn new(
+        scheme: impl Into<String>,
+        address: impl Into<String>,
+        secure: bool,
+    ) -> Result<Self, Error> {
+        let scheme = scheme.into();
+        if scheme.is_empty() || scheme.contains([':', '/']) {
+            return Err(Error::argument(
+                "endpoint",
+                format!("{scheme:?} is no scheme"),
+            ));
+        }
+        let at = LinkEndpoint::new(address, secure)?;
+        Ok(Self { scheme, at })
+    }
+
+    /// Returns the scheme.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// Returns `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        self.at.address()
+    }
+
+    /// Returns true if the calls use TLS.
+    pub fn is_secure(&self) -> bool {
+        self.at.is_secure()
+    }
+}
+
+impl FromStr for ServiceEndpoint {
+    type Err = Error;
+
+    /// Parses the endpoint of a record.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidArgument`] if there is no scheme, or the address is not `HOST:PORT`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            let problem = format!("{text:?} is not SCHEME://HOST:PORT");
+            return Err(Error::argument("endpoint", problem));
+        };
+        let at = LinkEndpoint::parse(rest)?;
+        Self::new(scheme, at.address, at.secure)
+    }
+}
+
+impl fmt::Display for ServiceEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, at) = (&self.scheme, &self.at);
+        write!(f, "{scheme}://{}?is_secure={}", at.address, at.secure)
     }
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use super::{Error, Watch};
 
 pub use self::directory::Directory;
-pub use self::endpoint::LinkEndpoint;
+pub use self::endpoint::{LinkEndpoint, ServiceEndpoint};
 pub use self::instance::{Instance, RouteSpec};
 pub use self::memory::MemoryRegistry;
 pub(super) use self::registered::Registered;

@@ -1,0 +1,198 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::rpc::RpcTransporter;
+use super::transporter::Transporter;
+use super::{Error, Mesh};
+use crate::addr::Addr;
+use crate::cluster::link::endpoint;
+use crate::cluster::registry::{Instance, MemoryRegistry, Registered, Registry, ServiceEndpoint};
+use crate::cluster::{Kind, new_uuid};
+use crate::engine::listen::Listen;
+use crate::rpc::{PeerBuilder, Router};
+
+/// The options of a [`Mesh`].
+#[must_use = "a builder does nothing until start is called"]
+pub struct MeshBuilder {
+    id: Option<String>,
+    name: String,
+    expose: Option<String>,
+    registry: Arc<dyn Registry>,
+    weight: u32,
+    metadata: BTreeMap<String, String>,
+    drain: Duration,
+    rpc: RpcTransporter,
+    other: Option<Box<dyn Transporter>>,
+}
+
+impl Mesh {
+    /// Returns the options of a mesh, at their defaults.
+    pub fn builder() -> MeshBuilder {
+        MeshBuilder {
+            id: None,
+            name: Kind::Mesh.to_string(),
+            expose: None,
+            registry: Arc::new(MemoryRegistry::new()),
+            weight: 0,
+            metadata: BTreeMap::new(),
+            drain: Duration::from_secs(60),
+            rpc: RpcTransporter::default(),
+            other: None,
+        }
+    }
+}
+
+/// # The mesh in its cluster
+impl MeshBuilder {
+    /// Sets the instance id, which no other instance has. Default: a new uuid.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// Sets the name that the registry shows as the alias. Default: `mesh`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets the host, or the host and port, that the registry shows. Default: the address that is listened on, which must not be
+    /// that of every interface then.
+    pub fn expose(mut self, host: impl Into<String>) -> Self {
+        self.expose = Some(host.into());
+        self
+    }
+
+    /// Sets the registry. Default: one in memory, which no other server has.
+    pub fn registry(mut self, registry: impl Registry) -> Self {
+        self.registry = Arc::new(registry);
+        self
+    }
+
+    /// Sets the share of the calls that this instance gets, relative to the others. Default: 1.
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// Adds a pair to the metadata of the record.
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets the time within which the calls under way must end when the mesh is shut down. Default: 60 s.
+    pub fn drain(mut self, deadline: Duration) -> Self {
+        self.drain = deadline;
+        self
+    }
+}
+
+/// # Services
+impl MeshBuilder {
+    /// Sets the address to listen on. Default: `tcp://127.0.0.1:0`.
+    pub fn listen(mut self, listen: impl Into<Listen>) -> Self {
+        self.rpc.listen = Some(listen.into());
+        self
+    }
+
+    /// Adds a service. Its handlers are those of [`rpc`](crate::rpc), and their paths begin with the name of the service:
+    /// `add` of `math` is `/math/add`.
+    pub fn service(mut self, name: &str, add: impl FnOnce(&mut Router)) -> Self {
+        self.rpc.services.push(name.to_owned());
+        self.rpc.routes.group(name, add);
+        self
+    }
+
+    /// Changes options of the peer that serves: plugins, limits, codecs, the number of reactors.
+    pub fn peer(
+        mut self,
+        change: impl FnOnce(PeerBuilder) -> PeerBuilder + Send + Sync + 'static,
+    ) -> Self {
+        self.rpc.changes.push(Box::new(change));
+        self
+    }
+
+    /// Uses TLS. The endpoint in the registry says so.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: &crate::tls::TlsServer) -> Self {
+        self.rpc.tls_server = Some(tls.clone());
+        self
+    }
+
+    /// Serves by another protocol than rpc. The transporter has the services, and where to listen.
+    pub fn transporter(mut self, transporter: impl Transporter) -> Self {
+        self.other = Some(Box::new(transporter));
+        self
+    }
+
+    /// Starts the mesh, and registers it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] or [`Error::Start`] if an option or an address is wrong, and the error of the registry.
+    pub fn start(self) -> Result<Mesh, Error> {
+        let has_services = !self.rpc.services.is_empty();
+        let transporter: Box<dyn Transporter> = match self.other {
+            Some(_) if has_services => {
+                let problem = "the services are those of the transporter; give them to it";
+                return Err(Error::argument("service", problem));
+            }
+            Some(other) => other,
+            None => Box::new(self.rpc),
+        };
+        let (scheme, services) = (transporter.scheme().to_owned(), transporter.services());
+        check(&services)?;
+        let server = transporter.serve()?;
+        let (addr, is_secure) = (server.addr(), server.is_secure());
+        let exposed = endpoint(&Addr::Ip(addr), self.expose.as_deref())?;
+        let endpoint = ServiceEndpoint::new(scheme, exposed.address(), is_secure)?;
+
+        let id = self.id.unwrap_or_else(new_uuid);
+        let mut instance = Instance::new(Kind::Mesh, id.clone(), endpoint.to_string());
+        instance.alias = self.name;
+        instance.services = services;
+        instance.weight = self.weight;
+        instance.metadata = self.metadata;
+        let registered = Registered::new(self.registry);
+        registered.register(instance)?;
+        Ok(Mesh {
+            id,
+            addr,
+            registered,
+            server: Some(server),
+            drain: self.drain,
+        })
+    }
+}
+
+/// Checks the names of services, which clients read as parts of paths.
+fn check(services: &[String]) -> Result<(), Error> {
+    let bad = |problem: String| Err(Error::argument("service", problem));
+    if services.is_empty() {
+        return bad("there is none; add one".to_owned());
+    }
+    for (number, name) in services.iter().enumerate() {
+        if name.is_empty() || name.contains(['/', '?']) || name.contains(char::is_control) {
+            return bad(format!(
+                "{name:?} is not allowed; use a name without slashes"
+            ));
+        }
+        if services[..number].contains(name) {
+            return bad(format!("{name:?} is there twice"));
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for MeshBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshBuilder")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("services", &self.rpc.services)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,114 @@
+//! Meshes: servers of stateless services, which nodes, gates and other programs call by name.
+//!
+//! A [`Mesh`] registers the names of its services. A [`MeshClient`] finds the instances of a service in the registry, and spreads
+//! calls over them. Services and calls are those of [`rpc`](crate::rpc), unless a [`Transporter`] brings another protocol.
+//!
+//! ```
+//! use epicycle::cluster::mesh::{Mesh, MeshClient};
+//! use epicycle::cluster::registry::MemoryRegistry;
+//!
+//! let registry = MemoryRegistry::new();
+//! let mesh = Mesh::builder()
+//!     .registry(registry.clone())
+//!     .service("math", |routes| {
+//!         routes.call("add", |_ctx, numbers: Vec<i64>| Ok(numbers.iter().sum::<i64>()));
+//!     })
+//!     .start()?;
+//!
+//! let client = MeshClient::builder().registry(registry).start()?;
+//! let sum: i64 = client.call("/math/add", &[1, 2, 3]).wait()?;
+//! assert_eq!(sum, 6);
+//! // On a reactor nothing may block.
+//! client.call("/math/add", &[1, 2, 3]).then(|sum: Result<i64, _>| println!("{sum:?}"));
+//! # drop(mesh);
+//! # Ok::<(), epicycle::cluster::Error>(())
+//! ```
+//!
+//! | Target | Calls go to |
+//! |---|---|
+//! | `discovery://math` | the instances with the service `math` that are in `work`; if there are none, those in `busy` |
+//! | `direct://mesh-1` | the instance of this id, in any state but `shut` |
+//! | `direct://10.0.0.7:9000` | this address, registered or not |
+
+mod builder;
+mod call;
+mod client;
+mod instances;
+mod rpc;
+mod target;
+mod transporter;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::registry::Registered;
+use super::{Error, State};
+
+pub use self::builder::MeshBuilder;
+pub use self::call::MeshCall;
+pub use self::client::{MeshClient, MeshClientBuilder, MeshService};
+pub use self::target::Target;
+pub use self::transporter::{Channel, Done, MeshAddress, MeshRequest, MeshServer, Transporter};
+
+/// A running server of stateless services. A drop shuts it down as [`shutdown`](Self::shutdown) does.
+#[must_use = "dropping it shuts the mesh down"]
+pub struct Mesh {
+    id: String,
+    addr: SocketAddr,
+    registered: Registered,
+    server: Option<Box<dyn MeshServer>>,
+    drain: Duration,
+}
+
+impl Mesh {
+    /// Returns the instance id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns the address that it listens on, with the port that the kernel chose.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Registers another state. It blocks as the registry does.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the registry.
+    pub fn set_state(&self, state: State) -> Result<(), Error> {
+        self.registered.set_state(state)
+    }
+
+    /// Registers the state `hang`, so that clients pick other instances, lets the calls under way end within the
+    /// [drain deadline](MeshBuilder::drain), and takes the mesh from the registry. A call that arrives meanwhile is refused, and its
+    /// client makes it elsewhere.
+    pub fn shutdown(self) {}
+
+    /// Shuts the mesh down as [`shutdown`](Self::shutdown) does, with another deadline.
+    pub fn shutdown_within(mut self, deadline: Duration) {
+        self.drain = deadline;
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if let Err(error) = self.set_state(State::Hang) {
+            log::warn!(target: "epicycle::cluster", "the mesh {} stays in its state: {error}", self.id);
+        }
+        if let Some(server) = self.server.take() {
+            server.shutdown(self.drain);
+        }
+        self.registered.deregister();
+    }
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mesh")
+            .field("id", &self.id)
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
+}

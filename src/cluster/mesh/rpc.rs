@@ -1,0 +1,230 @@
+//! The calls of meshes over this crate's rpc.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::transporter::{Channel, Done, MeshAddress, MeshRequest, MeshServer, Transporter};
+use crate::addr::Addr;
+use crate::cluster::Error;
+use crate::cluster::codec::Codec;
+use crate::engine::connect::Connect;
+use crate::engine::listen::Listen;
+use crate::rpc::wire::{self, Raw, Status, code};
+use crate::rpc::{MultiClient, MultiClientBuilder, Peer, PeerBuilder, Router};
+#[cfg(feature = "tls")]
+use crate::tls::{TlsClient, TlsServer};
+
+/// Services and calls of rpc.
+#[derive(Default)]
+pub(super) struct RpcTransporter {
+    pub(super) listen: Option<Listen>,
+    pub(super) services: Vec<String>,
+    pub(super) routes: Router,
+    pub(super) changes: Vec<ChangePeer>,
+    pub(super) spread: Option<Box<Spread>>,
+    #[cfg(feature = "tls")]
+    pub(super) tls_server: Option<TlsServer>,
+    #[cfg(feature = "tls")]
+    pub(super) tls_client: Option<TlsClient>,
+    /// Makes the calls, if it is a client's.
+    peer: Option<Peer>,
+}
+
+/// Changes the options of a peer.
+pub(super) type ChangePeer = Box<dyn FnOnce(PeerBuilder) -> PeerBuilder + Send + Sync>;
+/// Changes the options of the client of one target.
+pub(super) type Spread = dyn Fn(MultiClientBuilder) -> MultiClientBuilder + Send + Sync;
+
+impl RpcTransporter {
+    /// Starts the peer that makes calls.
+    pub(super) fn start_client(&mut self) -> Result<(), Error> {
+        let peer = self.change(Peer::builder().reactors(1)).start()?;
+        self.peer = Some(peer);
+        Ok(())
+    }
+
+    fn change(&mut self, builder: PeerBuilder) -> PeerBuilder {
+        let changes = std::mem::take(&mut self.changes).into_iter();
+        changes.fold(builder, |builder, change| change(builder))
+    }
+}
+
+impl Transporter for RpcTransporter {
+    fn scheme(&self) -> &str {
+        "rpc"
+    }
+
+    fn services(&self) -> Vec<String> {
+        self.services.clone()
+    }
+
+    fn serve(mut self: Box<Self>) -> Result<Box<dyn MeshServer>, Error> {
+        let listen = self.listen.take();
+        let listen = listen.unwrap_or_else(|| Listen::on("tcp://127.0.0.1:0"));
+        #[cfg(not(feature = "tls"))]
+        let is_secure = false;
+        #[cfg(feature = "tls")]
+        let (listen, is_secure) = match &self.tls_server {
+            Some(tls) => (listen.tls(tls), true),
+            None => (listen, false),
+        };
+        let routes = std::mem::take(&mut self.routes);
+        let builder = Peer::builder().listen(listen).routes(routes);
+        let peer = self.change(builder).start()?;
+        let addr = peer.local_addrs().first().and_then(Addr::as_socket_addr);
+        let Some(addr) = addr else {
+            let problem = "services are for tcp:// addresses";
+            return Err(Error::argument("listen", problem));
+        };
+        Ok(Box::new(RpcServer {
+            peer,
+            addr,
+            is_secure,
+        }))
+    }
+
+    fn channel(&self) -> Result<Arc<dyn Channel>, Error> {
+        let Some(peer) = &self.peer else {
+            let problem = "it serves, and makes no calls";
+            return Err(Error::argument("transporter", problem));
+        };
+        let mut options = MultiClient::builder(peer);
+        if let Some(spread) = &self.spread {
+            options = spread(options);
+        }
+        Ok(Arc::new(RpcChannel {
+            client: Mutex::new(Err(Some(options))),
+            #[cfg(feature = "tls")]
+            tls: self.tls_client.clone(),
+        }))
+    }
+}
+
+struct RpcServer {
+    peer: Peer,
+    addr: SocketAddr,
+    is_secure: bool,
+}
+
+impl MeshServer for RpcServer {
+    fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    fn shutdown(self: Box<Self>, deadline: Duration) {
+        self.peer.shutdown_within(deadline);
+    }
+}
+
+struct RpcChannel {
+    /// The options until there are addresses.
+    client: Mutex<Result<MultiClient, Option<MultiClientBuilder>>>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsClient>,
+}
+
+impl RpcChannel {
+    /// Returns how to connect to an address, or `None` if it wants TLS, for which there are no options.
+    fn connect(&self, address: &MeshAddress) -> Option<Connect> {
+        let connect = Connect::to(format!("tcp://{}", address.address));
+        if !address.secure {
+            return Some(connect);
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return Some(connect.tls(tls));
+        }
+        log::warn!(
+            target: "epicycle::cluster",
+            "no calls go to {}, which wants TLS; set `MeshClientBuilder::tls`", address.address
+        );
+        None
+    }
+}
+
+impl Channel for RpcChannel {
+    fn set_addresses(&self, addresses: &[MeshAddress]) -> Result<(), Error> {
+        let connects = addresses.iter().filter_map(|address| {
+            let connect = self.connect(address)?;
+            Some((connect, address.weight))
+        });
+        let connects: Vec<_> = connects.collect();
+        if connects.is_empty() {
+            let problem = "all instances want TLS; set `MeshClientBuilder::tls`";
+            return Err(Error::argument("tls", problem));
+        }
+        let mut client = self.client.lock();
+        match &mut *client {
+            Ok(running) => {
+                let running = running.clone();
+                // Calls that fail by it have callbacks, which may make others.
+                drop(client);
+                running.set_addresses(connects)?;
+            }
+            Err(options) => {
+                if let Some(options) = options.take() {
+                    let add = |options: MultiClientBuilder, (connect, weight)| {
+                        options.to_weighted(connect, weight)
+                    };
+                    *client = Ok(connects.into_iter().fold(options, add).build()?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn call(&self, request: MeshRequest, done: Done) {
+        let client = self.client.lock().as_ref().ok().cloned();
+        let Some(client) = client else {
+            // No addresses were set, or they were wrong.
+            let wanted = request.path;
+            return done(Err(Error::NotFoundEndpoint { wanted }));
+        };
+        let MeshRequest { path, timeout, .. } = request;
+        let (body, codec) = (Raw(request.body), body_codec(&request.codec));
+        let mut call = client.call::<_, Raw>(&path, &body);
+        call = call.codec(codec).accept(codec).timeout(timeout);
+        if let Some(key) = request.key {
+            call = call.key_hash(key);
+        }
+        if request.is_idempotent {
+            call = call.idempotent();
+        }
+        call.then(move |result| {
+            let result = result.map(|Raw(body)| body);
+            done(result.map_err(|status| error_of(status, path, timeout)));
+        });
+    }
+}
+
+/// Returns the id of a codec in messages of rpc.
+fn body_codec(codec: &Codec) -> wire::Codec {
+    match codec {
+        Codec::Json => wire::Codec::JSON,
+        Codec::Protobuf => wire::Codec::PROTOBUF,
+        Codec::Own(codec) => codec.id(),
+    }
+}
+
+fn error_of(status: Status, path: String, timeout: Duration) -> Error {
+    match status.code {
+        code::HANDLE_TIMEOUT => Error::Timeout {
+            what: "a call of a service",
+            after: timeout,
+        },
+        code::DIAL_FAILED | code::CONNECTION_CLOSED | code::WRITE_FAILED => Error::LinkDown {
+            peer: format!("{path} ({status})"),
+        },
+        code::TOO_MANY_REQUESTS | code::SERVICE_UNAVAILABLE => Error::Busy { what: "service" },
+        code::CANCELLED => Error::Cancelled,
+        code::UNAUTHORIZED => Error::Unauthorized,
+        _ => Error::Service(status),
+    }
+}

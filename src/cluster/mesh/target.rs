@@ -1,0 +1,69 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::authority::Authority;
+use crate::cluster::Error;
+
+/// The place that calls of a mesh go to.
+///
+/// # Examples
+///
+/// ```
+/// use epicycle::cluster::mesh::Target;
+///
+/// assert_eq!("discovery://math".parse(), Ok(Target::Service("math".to_owned())));
+/// assert_eq!("direct://mesh-1".parse(), Ok(Target::Instance("mesh-1".to_owned())));
+/// assert_eq!("direct://[::1]:9000".parse(), Ok(Target::Address("[::1]:9000".to_owned())));
+/// assert!("math".parse::<Target>().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Target {
+    /// `discovery://NAME`: all instances with a service of this name.
+    Service(String),
+    /// `direct://ID`: the instance of this id.
+    Instance(String),
+    /// `direct://HOST:PORT`: this address.
+    Address(String),
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    /// Parses a target.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidArgument`] if it has neither form.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let named = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+        let target = if let Some(name) = text.strip_prefix("discovery://") {
+            named(name).map(Target::Service)
+        } else if let Some(direct) = text.strip_prefix("direct://") {
+            let authority = Authority::parse_socket(direct.as_bytes());
+            let is_address = authority.is_ok_and(|authority| {
+                !authority.host.is_empty() && authority.port.is_some_and(|port| port != 0)
+            });
+            match is_address {
+                true => Some(Target::Address(direct.to_owned())),
+                false => named(direct).map(Target::Instance),
+            }
+        } else {
+            None
+        };
+        target.ok_or_else(|| {
+            let forms = "discovery://SERVICE, direct://ID or direct://HOST:PORT";
+            Error::argument("target", format!("{text:?} is not {forms}"))
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Service(name) => write!(f, "discovery://{name}"),
+            Target::Instance(id) => write!(f, "direct://{id}"),
+            Target::Address(address) => write!(f, "direct://{address}"),
+        }
+    }
+}

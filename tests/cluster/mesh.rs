@@ -1,0 +1,440 @@
+//! Services that are called by name.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use epicycle::balance::{HashRing, Place, RoundRobin};
+use epicycle::cluster::codec::{Codec, Pb};
+use epicycle::cluster::mesh::{Mesh, MeshBuilder, MeshClient, Target};
+use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry};
+use epicycle::cluster::{Error, Kind, State};
+use epicycle::rpc::Status;
+use parking_lot::{Condvar, Mutex};
+
+use crate::util::ports::DeadPort;
+use crate::util::{LONG, eventually};
+
+/// Makes the handlers that wait go on.
+#[derive(Default)]
+struct Gatekeeper {
+    open: Mutex<bool>,
+    opened: Condvar,
+    waiting: AtomicUsize,
+}
+
+impl Gatekeeper {
+    fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut open = self.open.lock();
+        self.opened.wait_while(&mut open, |open| !*open);
+    }
+
+    fn open(&self) {
+        *self.open.lock() = true;
+        self.opened.notify_all();
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+}
+
+/// The options of a mesh with the service `who`, whose methods tell its id.
+fn mesh(registry: &MemoryRegistry, id: &str) -> MeshBuilder {
+    let (name, keeper) = (id.to_owned(), Arc::new(Gatekeeper::default()));
+    with_keeper(registry, id, name, keeper)
+}
+
+fn with_keeper(
+    registry: &MemoryRegistry,
+    id: &str,
+    name: String,
+    keeper: Arc<Gatekeeper>,
+) -> MeshBuilder {
+    Mesh::builder()
+        .id(id)
+        .registry(registry.clone())
+        .peer(|peer| peer.reactors(1))
+        .service("who", move |routes| {
+            let held = name.clone();
+            routes.call("am-i", move |_ctx, _: ()| Ok(name.clone()));
+            routes.call_blocking("waits", move |_ctx, _: ()| {
+                keeper.pass();
+                Ok(held.clone())
+            });
+            routes.call("fails", |_ctx, _: ()| {
+                Err::<(), _>(Status::new(1001, "no money"))
+            });
+            routes.call("panics", |_ctx, _: ()| {
+                if true {
+                    panic!("on purpose");
+                }
+                Ok(())
+            });
+        })
+}
+
+fn client(registry: &MemoryRegistry) -> MeshClient {
+    let short = Duration::from_millis(100);
+    let builder = MeshClient::builder().registry(registry.clone());
+    builder
+        .spread(move |multi| {
+            multi
+                .balancer(RoundRobin::new(Place::ALONE))
+                .max_wait(short)
+        })
+        .call_timeout(LONG)
+        .start()
+        .expect("starts")
+}
+
+fn who(client: &MeshClient) -> Result<String, Error> {
+    client.call("/who/am-i", &()).wait()
+}
+
+/// The ids that answer to several calls.
+fn answering(client: &MeshClient) -> BTreeSet<String> {
+    (0..6).map(|_| who(client).expect("is answered")).collect()
+}
+
+fn set<const N: usize>(ids: [&str; N]) -> BTreeSet<String> {
+    ids.map(str::to_owned).into()
+}
+
+#[test]
+fn calls_of_a_service_are_spread_over_the_instances_in_work_and_follow_the_registry() {
+    let registry = MemoryRegistry::new();
+    let one = mesh(&registry, "mesh-1").start().expect("starts");
+    let two = mesh(&registry, "mesh-2").start().expect("starts");
+    let client = client(&registry);
+    eventually("both answer", || {
+        answering(&client) == set(["mesh-1", "mesh-2"])
+    });
+
+    let three = mesh(&registry, "mesh-3").start().expect("starts");
+    eventually("the new one answers", || {
+        answering(&client) == set(["mesh-1", "mesh-2", "mesh-3"])
+    });
+    two.set_state(State::Busy).expect("is registered");
+    eventually("the busy one is spared", || {
+        answering(&client) == set(["mesh-1", "mesh-3"])
+    });
+    one.set_state(State::Hang).expect("is registered");
+    three.shutdown();
+    eventually("only the busy one is left", || {
+        answering(&client) == set(["mesh-2"])
+    });
+    two.set_state(State::Hang).expect("is registered");
+    eventually(
+        "none takes calls",
+        || matches!(who(&client), Err(Error::NotFoundEndpoint { wanted }) if wanted == "discovery://who"),
+    );
+}
+
+#[test]
+fn a_mesh_is_registered_with_its_services_and_its_address() {
+    let registry = MemoryRegistry::new();
+    let mesh = mesh(&registry, "mesh-1")
+        .name("shop")
+        .weight(3)
+        .metadata("zone", "a")
+        .service("pay", |_| {})
+        .start()
+        .expect("starts");
+    let records = registry.services("mesh").expect("are known");
+    let port = mesh.addr().port();
+    assert_eq!(
+        records[0].to_json().expect("is JSON"),
+        r#"{"id":"mesh-1","name":"mesh","kind":"mesh","alias":"shop","state":"work","services":["who","pay"],"#
+            .to_owned()
+            + &format!(r#""endpoint":"rpc://127.0.0.1:{port}?is_secure=false","weight":3,"metadata":{{"zone":"a"}}}}"#)
+    );
+    assert_eq!(client(&registry).services(), ["pay", "who"]);
+    mesh.shutdown();
+    assert!(registry.services("mesh").expect("are known").is_empty());
+}
+
+#[test]
+fn a_call_can_go_to_one_instance_or_one_address() {
+    let registry = MemoryRegistry::new();
+    let meshes = ["mesh-1", "mesh-2"].map(|id| mesh(&registry, id).start().expect("starts"));
+    let client = client(&registry);
+    let at = |target: &str| {
+        let service = client.service(target).expect("is a target");
+        service.call::<_, String>("/who/am-i", &()).wait()
+    };
+    for mesh in &meshes {
+        assert_eq!(
+            at(&format!("direct://{}", mesh.id())).expect("answers"),
+            mesh.id()
+        );
+        assert_eq!(
+            at(&format!("direct://{}", mesh.addr())).expect("answers"),
+            mesh.id()
+        );
+    }
+    // Whoever names an instance gets it in any state.
+    meshes[0].set_state(State::Hang).expect("is registered");
+    assert_eq!(at("direct://mesh-1").expect("answers"), "mesh-1");
+    meshes[0].set_state(State::Shut).expect("is registered");
+    let is_gone =
+        |found: Result<String, Error>| matches!(found, Err(Error::NotFoundEndpoint { .. }));
+    eventually("but for `shut`", || is_gone(at("direct://mesh-1")));
+    assert!(is_gone(at("direct://mesh-9")));
+    for wrong in ["who", "http://who", "discovery://", "direct://"] {
+        let error = client.service(wrong).expect_err("is wrong");
+        assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    }
+    assert_eq!(
+        client
+            .service("direct://mesh-1")
+            .expect("is right")
+            .target(),
+        &Target::Instance("mesh-1".to_owned())
+    );
+}
+
+#[test]
+fn each_call_is_answered_once_while_instances_come_and_go() {
+    let registry = MemoryRegistry::new();
+    let _stays = mesh(&registry, "stays").start().expect("starts");
+    let client = client(&registry);
+    let (sender, answers) = mpsc::channel();
+    const CALLS: usize = 600;
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            let (client, sender) = (client.clone(), sender.clone());
+            scope.spawn(move || {
+                for _ in 0..CALLS / 3 {
+                    sender.send(who(&client)).expect("is wanted");
+                }
+            });
+        }
+        for round in 0..4 {
+            let goes = mesh(&registry, &format!("goes-{round}")).start();
+            let goes = goes.expect("starts");
+            let before = answers_of(&client, goes.id());
+            assert!(before > 0, "it has had calls");
+            goes.shutdown();
+        }
+    });
+    drop(sender);
+    let answers: Vec<_> = answers.iter().collect();
+    assert_eq!(answers.len(), CALLS);
+    for answer in answers {
+        answer.expect("is answered");
+    }
+}
+
+/// Calls until this instance has answered.
+fn answers_of(client: &MeshClient, id: &str) -> usize {
+    let mut answers = 0;
+    eventually("it answers", || {
+        answers += usize::from(who(client).is_ok_and(|answer| answer == id));
+        answers > 0
+    });
+    answers
+}
+
+#[test]
+fn calls_under_way_end_before_a_mesh_does() {
+    let (registry, keeper) = (MemoryRegistry::new(), Arc::new(Gatekeeper::default()));
+    let mesh = with_keeper(&registry, "mesh-1", "mesh-1".to_owned(), keeper.clone());
+    let mesh = mesh.start().expect("starts");
+    let client = client(&registry);
+    let (sender, answer) = mpsc::channel();
+    client
+        .call("/who/waits", &())
+        .then(move |result: Result<String, Error>| {
+            let _ = sender.send(result);
+        });
+    eventually("the handler runs", || keeper.waiting() == 1);
+    let ends = thread::spawn(move || mesh.shutdown());
+    eventually("it hangs", || {
+        let records = registry.services("mesh").expect("are known");
+        records.iter().any(|record| record.state == State::Hang)
+    });
+    eventually("it gets no more calls", || {
+        matches!(who(&client), Err(Error::NotFoundEndpoint { .. }))
+    });
+    assert!(!ends.is_finished());
+    keeper.open();
+    let answer = answer.recv_timeout(LONG).expect("comes");
+    assert_eq!(answer.expect("is answered"), "mesh-1");
+    ends.join().expect("ends");
+    assert!(registry.services("mesh").expect("are known").is_empty());
+}
+
+#[test]
+fn the_error_tells_who_has_failed() {
+    let (registry, keeper) = (MemoryRegistry::new(), Arc::new(Gatekeeper::default()));
+    let mesh = with_keeper(&registry, "mesh-1", "mesh-1".to_owned(), keeper.clone());
+    let mesh = mesh.start().expect("starts");
+    let client = client(&registry);
+    let failing = |path: &str| -> Error {
+        let call = client.call::<_, String>(path, &());
+        call.wait().expect_err("fails")
+    };
+    let code = |error: Error| match error {
+        Error::Service(status) => status.code,
+        other => panic!("{other}"),
+    };
+    assert_eq!(code(failing("/who/fails")), 1001);
+    assert_eq!(code(failing("/who/panics")), 500);
+    assert_eq!(code(failing("/who/nothing")), 404);
+    let short = Duration::from_millis(20);
+    let late = client.call::<_, String>("/who/waits", &()).timeout(short);
+    let late = late.wait();
+    assert!(matches!(late, Err(Error::Timeout { after, .. }) if after == short));
+    keeper.open();
+    let number = client.call::<_, u8>("/who/am-i", &()).wait();
+    assert!(matches!(number, Err(Error::Codec(_))), "{number:?}");
+    let odd = client.call::<_, u8>("/who/am-i", &Pb(String::new())).wait();
+    assert!(matches!(odd, Err(Error::Codec(_))), "{odd:?}");
+    mesh.shutdown();
+}
+
+#[test]
+fn an_instance_that_cannot_be_reached_costs_no_call() {
+    let registry = MemoryRegistry::new();
+    let dead = DeadPort::new();
+    let endpoint = format!("rpc://{}?is_secure=false", dead.addr);
+    let mut record = Instance::new(Kind::Mesh, "dead", endpoint);
+    record.services.push("who".to_owned());
+    registry.register(&record).expect("is registered");
+    // One of another protocol is not called at all.
+    let mut foreign = Instance::new(Kind::Mesh, "foreign", "grpc://127.0.0.1:1?is_secure=false");
+    foreign.services.push("who".to_owned());
+    registry.register(&foreign).expect("is registered");
+    let lives = mesh(&registry, "lives").start().expect("starts");
+    let client = client(&registry);
+    for _ in 0..20 {
+        assert_eq!(who(&client).expect("is answered"), "lives");
+    }
+    // Nobody else is left.
+    lives.shutdown();
+    eventually("it says why", || match who(&client) {
+        Err(Error::LinkDown { peer }) => peer.contains(&dead.addr.to_string()),
+        _ => false,
+    });
+}
+
+#[test]
+fn a_key_gets_the_same_instance() {
+    let registry = MemoryRegistry::new();
+    let _meshes = ["a", "b", "c"].map(|id| mesh(&registry, id).start().expect("starts"));
+    let client = MeshClient::builder().registry(registry.clone());
+    let client = client.spread(|multi| multi.balancer(HashRing::new()));
+    let client = client.call_timeout(LONG).start().expect("starts");
+    let of = |key: u32| -> String {
+        let call = client.call("/who/am-i", &()).key(key.to_be_bytes());
+        call.idempotent().wait().expect("is answered")
+    };
+    let first: Vec<_> = (0..40).map(of).collect();
+    assert_eq!((0..40).map(of).collect::<Vec<_>>(), first);
+    assert_eq!(
+        first.into_iter().collect::<BTreeSet<_>>(),
+        set(["a", "b", "c"])
+    );
+}
+
+#[test]
+fn a_reactor_is_not_blocked_and_can_call_again_from_a_callback() {
+    let registry = MemoryRegistry::new();
+    let _mesh = mesh(&registry, "mesh-1").start().expect("starts");
+    let client = client(&registry);
+    let (sender, results) = mpsc::channel();
+    let again = client.clone();
+    client
+        .call("/who/am-i", &())
+        .then(move |first: Result<String, Error>| {
+            let blocked = who(&again);
+            again
+                .call("/who/am-i", &())
+                .then(move |second: Result<String, Error>| {
+                    let _ = sender.send((first, blocked, second));
+                });
+        });
+    drop(client);
+    let (first, blocked, second) = results.recv_timeout(LONG).expect("come");
+    assert_eq!(first.expect("is answered"), "mesh-1");
+    assert!(matches!(blocked, Err(Error::IllegalRequest { .. })));
+    assert_eq!(second.expect("is answered"), "mesh-1");
+}
+
+#[test]
+fn services_can_speak_protobuf() {
+    let registry = MemoryRegistry::new();
+    let mesh = Mesh::builder().registry(registry.clone());
+    let mesh = mesh.service("echo", |routes| {
+        routes.call("it", |_ctx, text: Pb<String>| Ok(text));
+    });
+    let _mesh = mesh.start().expect("starts");
+    let client = MeshClient::builder()
+        .registry(registry)
+        .codec(Codec::Protobuf);
+    let client = client.call_timeout(LONG).start().expect("starts");
+    let text = Pb("频".to_owned());
+    let echoed: Pb<String> = client.call("/echo/it", &text).wait().expect("is answered");
+    assert_eq!(echoed, text);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn instances_with_tls_are_called_by_clients_with_tls() {
+    use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
+
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("is made");
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let identity = Identity::from_pem(cert.as_bytes(), key.as_bytes()).expect("is right");
+    let server = TlsServer::new(identity).expect("is right");
+    let roots = Roots::from_pem(cert.as_bytes()).expect("is right");
+    let tls = TlsClient::new(&roots).expect("is right");
+
+    let registry = MemoryRegistry::new();
+    let _secure = mesh(&registry, "secure")
+        .tls(&server)
+        .start()
+        .expect("starts");
+    let with = MeshClient::builder().registry(registry.clone()).tls(&tls);
+    let with = with.call_timeout(LONG).start().expect("starts");
+    assert_eq!(who(&with).expect("is answered"), "secure");
+    let without = client(&registry);
+    let error = who(&without).expect_err("cannot call it");
+    assert!(
+        error.to_string().contains("MeshClientBuilder::tls"),
+        "{error}"
+    );
+    // The others are called as ever.
+    let _plain = mesh(&registry, "plain").start().expect("starts");
+    eventually("the other one is called", || {
+        who(&without).is_ok_and(|id| id == "plain")
+    });
+}
+
+#[test]
+fn wrong_options_are_named() {
+    let registry = MemoryRegistry::new();
+    let problem = |builder: MeshBuilder| builder.start().expect_err("is wrong").to_string();
+    assert!(problem(Mesh::builder()).contains("`service`"));
+    assert!(problem(mesh(&registry, "a").service("who", |_| {})).contains("twice"));
+    assert!(problem(mesh(&registry, "a").service("a/b", |_| {})).contains("slashes"));
+    assert!(problem(mesh(&registry, "a").listen("tcp://0.0.0.0:0")).contains("`expose`"));
+    assert!(problem(mesh(&registry, "a").listen("nonsense")).contains("nonsense"));
+    assert!(problem(mesh(&registry, "a/b")).contains("slashes"));
+    assert!(registry.services("mesh").expect("are known").is_empty());
+    let exposed = mesh(&registry, "a")
+        .listen("tcp://0.0.0.0:0")
+        .expose("game.example");
+    let exposed = exposed.start().expect("is right");
+    let endpoint = &registry.services("mesh").expect("are known")[0].endpoint;
+    let port = exposed.addr().port();
+    assert_eq!(
+        *endpoint,
+        format!("rpc://game.example:{port}?is_secure=false")
+    );
+}
