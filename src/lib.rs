@@ -70,6 +70,8 @@ pub mod cluster;
 pub mod codec;
 mod engine;
 mod error;
+#[cfg(any(feature = "cluster", feature = "gateway"))]
+mod fault;
 #[cfg(feature = "http")]
 pub mod fetch;
 #[cfg(feature = "gateway")]

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src` from the bottom to the top. Each may import only those earlier in this list.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "error",
+    "fault",
     "charset",
     "authority",
     "addr",
@@ -47,7 +48,7 @@ const CLUSTER: [&[&str]; 8] = [
     ],
     &["packet", "drpc"],
     &[
-        "registry", "locator", "dispatch", "eventbus", "lock", "cache",
+        "registry", "locator", "dispatch", "config", "eventbus", "lock", "cache",
     ],
     &["link"],
     &["session"],

@@ -10,6 +10,7 @@
 //! - [`gate`]: servers that hold clients.
 //! - [`node`]: servers on which the application runs. [`Cluster`]: a whole cluster in one process.
 //! - [`codec`]: JSON and protobuf for the data of packets.
+//! - [`config`]: the configuration of a process, with the keys of due.
 //! - [`container`]: starts and ends the parts of a process.
 //! - [`mesh`]: services that are called by name.
 //! - [`eventbus`], [`lock`], [`cache`]: messages, locks and values that all servers share.
@@ -29,6 +30,7 @@
 pub mod cache;
 pub mod client;
 pub mod codec;
+pub mod config;
 pub mod container;
 pub mod dispatch;
 pub mod drpc;

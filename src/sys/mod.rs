@@ -2,7 +2,7 @@
 
 pub(crate) mod affinity;
 pub(crate) mod datagram;
-#[cfg(any(feature = "gateway", feature = "tls"))]
+#[cfg(any(feature = "cluster", feature = "gateway", feature = "tls"))]
 pub(crate) mod files;
 pub(crate) mod handover;
 pub(crate) mod monotonic;

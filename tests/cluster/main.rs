@@ -5,6 +5,7 @@ mod util;
 
 mod client;
 mod codec;
+mod config;
 mod container;
 mod dispatch;
 mod drpc;

@@ -47,6 +47,7 @@ use std::time::Duration;
 
 use self::run::Run;
 use super::Mode;
+use super::config::Config;
 
 pub use self::client::ClientComponent;
 pub use self::component::{Component, Failure, IntoComponent};
@@ -133,6 +134,21 @@ impl Container {
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
         self
+    }
+
+    /// Sets what a configuration has for a process: `pid`, `mode` and `shutdownMaxWaitTime`.
+    pub fn config(mut self, config: &Config) -> Self {
+        if let Some(path) = &config.pid_file {
+            self = self.pid_file(path);
+        }
+        if let Some(mode) = config.mode {
+            self = self.mode(mode);
+        }
+        match config.shutdown_max_wait {
+            None => self,
+            Some(Duration::ZERO) => self.shutdown_max_wait(Duration::MAX),
+            Some(time) => self.shutdown_max_wait(time),
+        }
     }
 
     /// Returns a handle that stops the container.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,6 +31,7 @@ pub struct GateBuilder {
     listeners: Vec<ClientListener>,
     link: String,
     expose: Option<String>,
+    metadata: BTreeMap<String, String>,
     registry: Arc<dyn Registry>,
     locator: Arc<dyn Locator>,
     dispatch: Policy,
@@ -52,6 +54,7 @@ impl Gate {
             listeners: Vec::new(),
             link: "tcp://127.0.0.1:0".to_owned(),
             expose: None,
+            metadata: BTreeMap::new(),
             registry: Arc::new(MemoryRegistry::new()),
             locator: Arc::new(MemoryLocator::new()),
             dispatch: Policy::default(),
@@ -100,6 +103,18 @@ impl GateBuilder {
     /// listened on, which must not be that of every interface then.
     pub fn expose(mut self, host: impl Into<String>) -> Self {
         self.expose = Some(host.into());
+        self
+    }
+
+    /// Sets what the registry shows besides: whatever the application wants others to know. Default: nothing.
+    pub fn metadata(
+        mut self,
+        metadata: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
+    ) -> Self {
+        let pairs = metadata.into_iter();
+        self.metadata = pairs
+            .map(|(key, value)| (key.into(), value.into()))
+            .collect();
         self
     }
 
@@ -287,6 +302,7 @@ impl GateBuilder {
         let prepared = Prepared {
             name: self.name,
             expose: self.expose,
+            metadata: self.metadata,
             registry: self.registry,
             table: RouteTable::new(self.dispatch),
             shared: Arc::new(shared),
@@ -323,6 +339,7 @@ impl GateBuilder {
 pub(super) struct Prepared {
     name: String,
     expose: Option<String>,
+    metadata: BTreeMap<String, String>,
     registry: Arc<dyn Registry>,
     table: RouteTable,
     shared: Arc<Shared>,
@@ -355,6 +372,7 @@ impl Prepared {
         )?;
         let mut instance = Instance::new(Kind::Gate, &*shared.ours.id, endpoint.to_string());
         instance.alias = self.name;
+        instance.metadata = self.metadata;
         let gate = Gate {
             shared,
             addrs,

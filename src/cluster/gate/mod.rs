@@ -44,6 +44,7 @@ mod builder;
 mod client;
 mod clients;
 mod codec;
+mod configured;
 mod description;
 mod handler;
 mod kept;

@@ -6,6 +6,7 @@ use super::Identity;
 use super::calls::Calls;
 use super::queue::Queue;
 use crate::cluster::Error;
+use crate::cluster::config::ServerConfig;
 use crate::cluster::drpc::{
     Answer, Code, Frame, Hello, Incoming, LinkHeartbeat, MAC, NONCE, Party, RejectReason, Request,
     Role, Secret, VERSION, Value,
@@ -30,6 +31,16 @@ pub struct LaneOptions {
     pub queue_time: Duration,
     /// The maximum number of bytes that the connection has not sent yet. More are refused with [`Error::Busy`]. Default: 64 MiB.
     pub max_backlog: usize,
+}
+
+impl LaneOptions {
+    /// Returns the options of a server's configuration.
+    pub(in crate::cluster) fn from_config(server: &ServerConfig) -> Self {
+        let mut options = Self::default();
+        options.call_timeout = server.call_timeout.unwrap_or(options.call_timeout);
+        options.handshake_timeout = server.dial_timeout.unwrap_or(options.handshake_timeout);
+        options
+    }
 }
 
 impl Default for LaneOptions {

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ pub struct NodeBuilder<T = ()> {
     name: String,
     link: String,
     expose: Option<String>,
+    metadata: BTreeMap<String, String>,
     weight: u32,
     registry: Arc<dyn Registry>,
     locator: Arc<dyn Locator>,
@@ -54,6 +56,7 @@ impl Node {
             name: Kind::Node.to_string(),
             link: "tcp://127.0.0.1:0".to_owned(),
             expose: None,
+            metadata: BTreeMap::new(),
             weight: 0,
             registry: Arc::new(MemoryRegistry::new()),
             locator: Arc::new(MemoryLocator::new()),
@@ -106,6 +109,18 @@ impl<T: 'static> NodeBuilder<T> {
     /// [`Policy::Hash`]: crate::cluster::dispatch::Policy::Hash
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;
+        self
+    }
+
+    /// Sets what the registry shows besides: whatever the application wants others to know. Default: nothing.
+    pub fn metadata(
+        mut self,
+        metadata: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
+    ) -> Self {
+        let pairs = metadata.into_iter();
+        self.metadata = pairs
+            .map(|(key, value)| (key.into(), value.into()))
+            .collect();
         self
     }
 
@@ -178,6 +193,7 @@ impl<T: 'static> NodeBuilder<T> {
             name: self.name,
             link: self.link,
             expose: self.expose,
+            metadata: self.metadata,
             weight: self.weight,
             registry: self.registry,
             locator: self.locator,
@@ -288,6 +304,7 @@ impl<T: 'static> NodeBuilder<T> {
         let follower = watch(&*self.registry, running.engine())?;
         let mut instance = Instance::new(Kind::Node, &*shared.ours.id, endpoint.to_string());
         instance.alias = self.name;
+        instance.metadata = self.metadata;
         instance.weight = self.weight;
         instance.routes = router.specs();
         instance.events = router.events();

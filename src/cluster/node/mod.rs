@@ -42,6 +42,7 @@
 //! | an unknown event | the same |
 
 mod builder;
+mod configured;
 mod context;
 mod description;
 mod handler;

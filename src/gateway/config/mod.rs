@@ -16,7 +16,6 @@ mod route;
 mod source;
 mod split;
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +29,10 @@ use super::settings::{
     AccessLog, LogFormat, LogTarget, NodeChange, NodeSettings, Problem, Settings,
 };
 use crate::error::error_messages;
+use crate::fault::lines;
 use crate::sys::files::read_at_most;
+
+pub use crate::fault::Fault;
 
 /// The most bytes of a configuration file.
 const MAX_FILE: u64 = 8 << 20;
@@ -60,35 +62,6 @@ error_messages! {
     causes {
         Self::Read { source, .. } => source,
     }
-}
-
-/// A fault of a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Fault {
-    /// The path of the file.
-    pub file: PathBuf,
-    /// The line, from 1 on. It is 0 if there is none, as in JSON that was read as a whole.
-    pub line: usize,
-    /// The column, from 1 on, in characters.
-    pub column: usize,
-    /// The key, the fault, and its remedy.
-    pub problem: String,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (file, line, column) = (self.file.display(), self.line, self.column);
-        if line == 0 {
-            return write!(f, "{file}: {}", self.problem);
-        }
-        write!(f, "{file}:{line}:{column}: {}", self.problem)
-    }
-}
-
-fn lines(faults: &[Fault]) -> String {
-    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    faults.join("\n")
 }
 
 /// Reads a configuration file, and the files that it names, and checks it as a whole.
@@ -176,7 +149,7 @@ pub(super) fn parse_body(
     let path = folder.join(BODY);
     if let Some(at) = json::redaction(&text) {
         let problem = "a secret is redacted here; write the secret itself".to_owned();
-        let fault = fault(&text, &path, &(at..at), problem);
+        let fault = Fault::at(&text, &path, &(at..at), problem);
         return Err(faults(vec![fault], is_json));
     }
     match parse(&text, &path) {
@@ -287,7 +260,7 @@ fn document<T>(
 ) -> Result<T, ConfigError> {
     let fail = |faults: Vec<(Span, String)>| {
         let faults = faults.into_iter().take(MAX_FAULTS);
-        let located = faults.map(|(span, problem)| fault(text, path, &span, problem));
+        let located = faults.map(|(span, problem)| Fault::at(text, path, &span, problem));
         Err(ConfigError::Faults(located.collect()))
     };
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -381,17 +354,6 @@ fn access_log(reader: &mut Reader, mut table: Table<'_>) -> Option<AccessLog> {
         log.buffer = usize::try_from(bytes).unwrap_or(usize::MAX);
     }
     Some(log)
-}
-
-fn fault(text: &str, file: &Path, span: &Span, problem: String) -> Fault {
-    let before = text.get(..span.start).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    Fault {
-        file: file.to_owned(),
-        line: before.matches('\n').count() + 1,
-        column: before[line_start..].chars().count() + 1,
-        problem,
-    }
 }
 
 /// Reads the address of a proxy. The problem shows none of it, as it may have a password.

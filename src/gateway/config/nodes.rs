@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::read::{Reader, Table};
-use super::{ConfigError, fault, load_text, pool};
+use super::{ConfigError, Fault, load_text, pool};
 use crate::gateway::settings::{NodeAddr, NodeSettings};
 
 /// Reads a file of nodes. One whose name ends in `.toml` has the key `nodes`, as a pool has it.
@@ -31,7 +31,7 @@ pub(super) fn load(path: &Path, uses_tls: bool) -> Result<Vec<NodeSettings>, Con
         }
         match node(line, uses_tls) {
             Ok(node) => nodes.push(node),
-            Err(problem) => faults.push(fault(&text, path, &span, problem)),
+            Err(problem) => faults.push(Fault::at(&text, path, &span, problem)),
         }
     }
     match faults.is_empty() {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::fault::nearest;
 use crate::gateway::egress::EgressRule;
 use crate::gateway::settings::Rate;
 
@@ -316,14 +317,9 @@ impl<'i> Table<'i> {
     pub(super) fn finish(self, reader: &mut Reader) {
         for (name, (span, _)) in &self.entries {
             let key = join(&self.key, name);
-            let near = self
-                .known
-                .iter()
-                .map(|known| (strsim::damerau_levenshtein(known, name), known))
-                .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
-                .min();
+            let near = nearest(name, self.known.iter().copied());
             let remedy = match near {
-                Some((_, known)) => format!("did you mean `{known}`?"),
+                Some(known) => format!("did you mean `{known}`?"),
                 None => {
                     let mut known = self.known.clone();
                     known.sort_unstable();

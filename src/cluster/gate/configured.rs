@@ -1,0 +1,132 @@
+use std::time::Duration;
+
+use super::{ClientListener, GateBuilder, HeartbeatMode};
+use crate::cluster::Error;
+use crate::cluster::config::{ClientsConfig, Config};
+use crate::cluster::link::LaneOptions;
+
+/// The clients of a listener that `maxConnNum` does not bound.
+const MAX_CONNECTIONS: usize = 5000;
+
+impl GateBuilder {
+    /// Sets what a configuration has for gates: `cluster.gate`, `packet`, and a listener for each of `network.tcp.server`,
+    /// `network.ws.server` and `network.kcp.server` that has an `addr`. Call it before the methods that shall have precedence.
+    ///
+    /// The gate has one heartbeat and one limit of clients: listeners must agree about the first, and the second is their sum. The
+    /// links are at every interface if the configuration says no host, and need [`expose`](Self::expose) then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if listeners do not agree, or if a certificate cannot be used.
+    pub fn config(mut self, config: &Config) -> Result<Self, Error> {
+        let gate = &config.gate;
+        if let Some(id) = &gate.id {
+            self = self.id(id);
+        }
+        if let Some(name) = &gate.name {
+            self = self.name(name);
+        }
+        if let Some(addr) = &gate.addr {
+            self = self.link(format!("tcp://{addr}"));
+        }
+        if let Some(host) = &gate.expose {
+            self = self.expose(host);
+        }
+        if let Some(policy) = gate.dispatch {
+            self = self.dispatch(policy);
+        }
+        self = self.lanes(LaneOptions::from_config(gate));
+        self = self
+            .metadata(gate.metadata.clone())
+            .packet(config.packet_options()?);
+
+        let all = [
+            ("tcp", &config.tcp),
+            ("ws", &config.ws),
+            ("kcp", &config.kcp),
+        ];
+        let mut listening = Vec::new();
+        for (scheme, clients) in all {
+            if let Some(addr) = &clients.addr {
+                self = self.listen(listener(scheme, addr, clients)?);
+                listening.push(clients);
+            }
+        }
+        if listening.is_empty() {
+            return Ok(self);
+        }
+        let max = listening
+            .iter()
+            .map(|clients| clients.max_connections.unwrap_or(MAX_CONNECTIONS));
+        self = self.max_connections(max.fold(0, usize::saturating_add));
+        let heartbeat = agreed("heartbeat", &listening, |clients| {
+            let interval = clients
+                .heartbeat_interval
+                .unwrap_or(Duration::from_secs(10));
+            (clients.heartbeat_ticks.unwrap_or(false), interval)
+        })?;
+        let mode = match heartbeat.0 {
+            true => HeartbeatMode::Tick,
+            false => HeartbeatMode::Respond,
+        };
+        let authorize = agreed("authorize_timeout", &listening, |clients| {
+            clients.authorize_timeout.unwrap_or_default()
+        })?;
+        Ok(self
+            .heartbeat(mode, heartbeat.1)
+            .authorize_timeout(authorize))
+    }
+}
+
+/// Returns what all listeners have in common.
+fn agreed<T: PartialEq>(
+    name: &'static str,
+    listening: &[&ClientsConfig],
+    read: impl Fn(&ClientsConfig) -> T,
+) -> Result<T, Error> {
+    let value = read(listening[0]);
+    match listening.iter().all(|clients| read(clients) == value) {
+        true => Ok(value),
+        false => {
+            let problem = "tcp, ws and kcp differ, and a gate has one; write the same into each, or start two gates";
+            Err(Error::argument(name, problem))
+        }
+    }
+}
+
+fn listener(scheme: &str, addr: &str, clients: &ClientsConfig) -> Result<ClientListener, Error> {
+    let path = match (scheme, &clients.path) {
+        ("ws", Some(path)) => path.as_str(),
+        _ => "",
+    };
+    let listener = ClientListener::at(&format!("{scheme}://{addr}{path}"));
+    let listener = match &clients.origins {
+        Some(origins) if scheme == "ws" && !origins.iter().any(|origin| origin == "*") => {
+            if origins.is_empty() {
+                let problem = "an empty list admits nobody; leave it out, or write [\"*\"] for all";
+                return Err(Error::argument("origins", problem));
+            }
+            listener.origins(origins)
+        }
+        _ => listener,
+    };
+    match (&clients.cert_file, &clients.key_file) {
+        (None, None) => Ok(listener),
+        #[cfg(feature = "tls")]
+        (Some(cert), Some(key)) => {
+            let identity = crate::tls::Identity::from_pem_files(cert, key);
+            let tls = identity.and_then(crate::tls::TlsServer::new);
+            let tls = tls.map_err(|error| Error::argument("certFile", error.to_string()))?;
+            Ok(listener.tls(&tls))
+        }
+        #[cfg(not(feature = "tls"))]
+        (Some(_), Some(_)) => Err(Error::argument(
+            "certFile",
+            "build epicycle with the feature `tls`",
+        )),
+        _ => {
+            let problem = "a certificate needs `certFile` and `keyFile`";
+            Err(Error::argument("certFile", problem))
+        }
+    }
+}
