@@ -13,6 +13,7 @@ mod drpc_properties;
 mod feed;
 mod gate;
 mod gate_clients;
+mod gate_drain;
 mod gate_moves;
 mod gate_nodes;
 mod gate_replay;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use epicycle::Addr;
 use epicycle::cluster::Kind;
 use epicycle::cluster::drpc::{
-    Answer, Code, Frame, FrameCodec, Incoming, Op, RejectReason, Request, Scope, Target, Value,
+    Answer, Code, Frame, FrameCodec, Hello, Incoming, NONCE, Op, RejectReason, Request, Scope,
+    Target, VERSION, Value,
 };
 use epicycle::cluster::packet::{Packet, PacketFrame, PacketOptions};
 use epicycle::cluster::registry::{Instance, RouteSpec};
@@ -97,6 +98,18 @@ impl Link {
         };
         let kind = Kind::Node.code();
         assert_eq!(link.call(&Request::Handshake { kind, id }), Code::Done);
+        link
+    }
+
+    /// Dials, and introduces itself as a node that knows the extensions.
+    pub(crate) fn dial_extended(gate: &Addr, id: &str) -> Self {
+        let mut link = Self::dial(gate, id);
+        let hello = Hello {
+            version: VERSION,
+            features: 0,
+            nonce: [1; NONCE],
+        };
+        assert_eq!(link.call(&Request::Hello(hello)), Code::Done);
         link
     }
 
@@ -296,6 +309,15 @@ impl Node {
     /// Waits for a link.
     pub(crate) fn await_link(&self) {
         eventually("the gate dials", || !self.links.lock().is_empty());
+    }
+
+    /// Sends a notice on all links.
+    pub(crate) fn notify(&self, notice: &Request<'_>) {
+        let mut frame = Vec::new();
+        notice.encode_into(0, &mut frame).expect("is sound");
+        for mut link in self.links.lock().iter() {
+            link.write_all(&frame).expect("sends");
+        }
     }
 
     /// Ends the links that there are.

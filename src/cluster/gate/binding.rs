@@ -132,21 +132,19 @@ impl GateReactor {
         });
     }
 
-    /// Tells the clients that the gate is about to stop.
-    pub(super) fn say_goodbye(&self, reactor: &mut Reactor<'_, Self>) {
-        reactor.for_each(|conn, session| {
-            if let Session::Client(client) = session {
-                self.send_goodbye(conn, client, GoodbyeReason::Stopping);
-            }
-        });
-    }
-
     /// Tells a client why it is about to be closed, if it speaks control packets.
-    fn send_goodbye(&self, conn: &mut Conn<'_, Self>, client: &Client, reason: GoodbyeReason) {
-        let goodbye = Control::Goodbye {
-            reason,
-            retry_ms: 0,
+    pub(super) fn send_goodbye(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        client: &Client,
+        reason: GoodbyeReason,
+    ) {
+        let retry_ms = match reason {
+            // Not all at once.
+            GoodbyeReason::Stopping => rand::random_range(0..=self.shared.options.retry_within),
+            _ => 0,
         };
+        let goodbye = Control::Goodbye { reason, retry_ms };
         if client.speaks_control
             && let Ok(goodbye) = self.shared.options.packet.encode_control(&goodbye)
             && let Action::Refused(error) = self.send(conn, goodbye)

@@ -71,6 +71,7 @@ impl Gate {
                 outbound_limit: 1 << 20,
                 slow: SlowClient::default(),
                 duplicate: DuplicateLogin::default(),
+                retry_within: 0,
                 secret: None,
                 lanes: LaneOptions::default(),
                 on_refused: None,
@@ -160,6 +161,13 @@ impl GateBuilder {
     /// [`DuplicateLogin::Replace`].
     pub fn duplicate_login(mut self, policy: DuplicateLogin) -> Self {
         self.options.duplicate = policy;
+        self
+    }
+
+    /// Sets the time within which the clients of a gate that stops shall connect again. Each is told a random part of it, so that they
+    /// do not all come to the other gates at once. Default: [`Duration::ZERO`], at once.
+    pub fn retry_within(mut self, time: Duration) -> Self {
+        self.options.retry_within = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         self
     }
 

@@ -23,7 +23,7 @@ pub(super) struct Client {
     pub(super) places: Vec<Place>,
     /// The packets that a node has rejected since its user has moved. They go before the one that is held.
     pub(super) returned: VecDeque<Box<[u8]>>,
-    /// The node that has rejected them.
+    /// The node that has rejected a packet, or takes no more.
     pub(super) left: Option<Arc<str>>,
     /// The number of times that the locator still named that node.
     pub(super) tries: u32,

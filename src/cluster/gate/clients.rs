@@ -9,11 +9,13 @@ use super::kept::Fence;
 use super::listener::{Door, Upgrade};
 use super::options::{HeartbeatMode, OverRate};
 use super::stats::{GateCounters, RefusedPacket};
-use crate::cluster::Event;
 use crate::cluster::dispatch::{Dispatch, Source};
 use crate::cluster::drpc::Request;
 use crate::cluster::link::Lanes;
-use crate::cluster::packet::{EncodedPacket, Heartbeat, MAX_EMPTY_IN_ROW, Packet, PacketFrame};
+use crate::cluster::packet::{
+    EncodedPacket, GoodbyeReason, Heartbeat, MAX_EMPTY_IN_ROW, Packet, PacketFrame,
+};
+use crate::cluster::{Error, Event};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn, Reactor};
@@ -190,7 +192,10 @@ impl GateReactor {
                 HeartbeatMode::Tick => Action::Continue,
             },
             PacketFrame::Control(_) => {
-                client.speaks_control = true;
+                let is_first = !std::mem::replace(&mut client.speaks_control, true);
+                if is_first && self.said_goodbye {
+                    self.send_goodbye(conn, client, GoodbyeReason::Stopping);
+                }
                 Action::Continue
             }
             PacketFrame::Empty => Action::Continue,
@@ -214,7 +219,9 @@ impl GateReactor {
                 self.is_pending = true;
                 let counters = &self.shared.counters[self.id];
                 let from = (cid, uid);
-                deliver(&mut self.lanes, counters, &node.id, from, whole, conn.now())
+                let lanes = &mut self.lanes;
+                let delivered = deliver(lanes, counters, &node.id, from, whole, conn.now());
+                delivered.err().map(|_| RefusedPacket::Busy)
             }
             Dispatch::Refuse(refusal) => Some(refusal.into()),
             Dispatch::Locate { .. } => return self.dispatch_stateful(conn, client, packet, whole),
@@ -341,7 +348,7 @@ impl GateReactor {
     }
 }
 
-/// Hands a packet of a connection and its user to the link to its node. Returns the reason if that does not take it.
+/// Hands a packet of a connection and its user to the link to its node.
 pub(super) fn deliver(
     lanes: &mut Lanes<Fence>,
     counters: &GateCounters,
@@ -349,15 +356,15 @@ pub(super) fn deliver(
     (cid, uid): (i64, i64),
     packet: &[u8],
     now: Instant,
-) -> Option<RefusedPacket> {
+) -> Result<(), Error> {
     match lanes.send(nid, &Request::Deliver { cid, uid, packet }, now) {
         Ok(()) => {
             counters.delivered.add(1);
-            None
+            Ok(())
         }
         Err(error) => {
             log::debug!(target: "epicycle::cluster", "no packet to {nid}: {error}");
-            Some(RefusedPacket::Busy)
+            Err(error)
         }
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct GateReactor {
     pub(super) answers: Vec<Vec<(ConnId, Vec<u8>)>>,
     /// True if the end of the turn has something to do.
     pub(super) is_pending: bool,
+    /// True once the clients know that the gate is about to stop.
+    pub(super) said_goodbye: bool,
 }
 
 pub(super) enum Session {
@@ -76,6 +78,7 @@ impl GateReactor {
             outgoing: (0..reactors).map(|_| Vec::new()).collect(),
             answers: (0..reactors).map(|_| Vec::new()).collect(),
             is_pending: false,
+            said_goodbye: false,
             shared,
         }
     }
@@ -292,6 +295,7 @@ impl EventHandler for GateReactor {
 
     fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
         self.say_goodbye(reactor);
+        self.say_bye(reactor);
     }
 
     fn on_turn_end(&mut self, reactor: &mut Reactor<'_, Self>) {

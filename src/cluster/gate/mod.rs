@@ -46,6 +46,7 @@ mod clients;
 mod codec;
 mod configured;
 mod description;
+mod drain;
 mod handler;
 mod kept;
 mod listener;
@@ -118,6 +119,7 @@ impl Gate {
         for counters in &self.shared.counters {
             stats += counters.read();
         }
+        stats.state = self.shared.registered.state_code().into();
         stats
     }
 
@@ -130,15 +132,18 @@ impl Gate {
         self.shared.registered.set_state(state)
     }
 
-    /// Takes the gate from the registry, closes its clients with all output sent, has their users forgotten by the locator, and
-    /// waits for the end. A drop does the same.
+    /// Takes the gate from the registry, tells its clients and the servers that have dialled it, closes its clients with all output
+    /// sent, has their users forgotten by the locator, and waits for the end. A drop does the same. [`drain`](Self::drain) leaves
+    /// the clients time.
     pub fn shutdown(self) {}
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
         self.shared.registered.deregister();
-        drop(self.running.take());
+        if let Some(running) = self.running.take() {
+            self.close_clients(running.engine());
+        }
         drop(self.following.take());
         self.shared.pool.shutdown(FORGETTING);
     }

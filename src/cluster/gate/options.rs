@@ -117,6 +117,8 @@ pub(super) struct Options {
     pub(super) outbound_limit: usize,
     pub(super) slow: SlowClient,
     pub(super) duplicate: DuplicateLogin,
+    /// In milliseconds.
+    pub(super) retry_within: u32,
     pub(super) secret: Option<Secret>,
     pub(super) lanes: LaneOptions,
     pub(super) on_refused: Option<OnRefused>,

@@ -188,9 +188,6 @@ impl GateReactor {
         loop {
             let returned = client.returned.pop_front();
             let is_returned = returned.is_some();
-            if !is_returned {
-                (client.left, client.tries) = (None, 0);
-            }
             let Some(whole) = returned.or_else(|| client.held.take()) else {
                 break;
             };
@@ -209,6 +206,7 @@ impl GateReactor {
                 }
             }
         }
+        (client.left, client.tries) = (None, 0);
         resume(conn, client);
     }
 
@@ -223,7 +221,6 @@ impl GateReactor {
     ) -> Step {
         let (cid, uid) = (client.cid, self.sessions.uid(client.cid));
         let counters = &self.shared.counters[self.id];
-        let sent = |refused: Option<RefusedPacket>| refused.map_or(Step::Sent, Step::Refused);
         let from = (cid, uid);
         let alias = match self
             .table
@@ -234,7 +231,10 @@ impl GateReactor {
             Dispatch::To(node) => {
                 self.is_pending = true;
                 let lanes = &mut self.lanes;
-                return sent(deliver(lanes, counters, &node.id, from, whole, conn.now()));
+                return match deliver(lanes, counters, &node.id, from, whole, conn.now()) {
+                    Ok(()) => Step::Sent,
+                    Err(_) => Step::Refused(RefusedPacket::Busy),
+                };
             }
             Dispatch::Refuse(refusal) => return Step::Refused(refusal.into()),
         };
@@ -270,15 +270,22 @@ impl GateReactor {
         };
         self.is_pending = true;
         let lanes = &mut self.lanes;
-        let refused = deliver(lanes, counters, &node.id, from, whole, conn.now());
-        if refused.is_none() {
-            let last = (self.kept).keep(&nid, (cid, packet.route, packet.seq), whole);
-            match place {
-                Some(place) => (place.nid, place.last) = (nid, last),
-                None => client.places.push(Place { alias, nid, last }),
+        match deliver(lanes, counters, &node.id, from, whole, conn.now()) {
+            Ok(()) => {
+                let last = (self.kept).keep(&nid, (cid, packet.route, packet.seq), whole);
+                match place {
+                    Some(place) => (place.nid, place.last) = (nid, last),
+                    None => client.places.push(Place { alias, nid, last }),
+                }
+                Step::Sent
             }
+            // It has said Bye, and its users have left.
+            Err(Error::Draining) if client.tries < TRIES => {
+                client.left = Some(nid);
+                Step::Wait(Wait::Move)
+            }
+            Err(_) => Step::Refused(RefusedPacket::Busy),
         }
-        sent(refused)
     }
 
     /// Asks the locator for the node of a user.

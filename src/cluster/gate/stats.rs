@@ -38,6 +38,8 @@ metric_set! {
     #[derive(Clone, Debug, Default)]
     #[non_exhaustive]
     pub struct GateStats("epicycle_gate") {
+        /// The number of the gate's state now: 1 work, 2 busy, 3 hang.
+        state: gauge,
         /// Clients connected now.
         connections: gauge,
         /// Clients with a user now.

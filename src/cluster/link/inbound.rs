@@ -69,6 +69,16 @@ impl Inbound {
         self.listener.peer()
     }
 
+    /// Tells the peer that what it sent before has been done, and that no more is taken. Returns false if the peer does not know it.
+    pub(in crate::cluster) fn bye<H: EventHandler>(&self, conn: &mut Conn<'_, H>) -> bool {
+        let mut output = Vec::new();
+        self.listener.bye(&mut output);
+        if let Err(error) = conn.write(&output) {
+            log::debug!(target: "epicycle::cluster", "no goodbye to {}: {error}", self.name());
+        }
+        self.listener.knows_extensions()
+    }
+
     pub(in crate::cluster) fn stats(&self) -> ListenerStats {
         self.listener.stats()
     }

@@ -84,7 +84,7 @@ enum Phase {
     Opening(Opening),
     /// The peer is known.
     Up,
-    /// The peer takes no more.
+    /// The peer takes no more. It still answers what was asked, and a Ping.
     Leaving,
 }
 
@@ -413,7 +413,8 @@ impl<T> Lane<T> {
         backlog: usize,
     ) -> Result<(), Error> {
         let goes_on = match &self.phase {
-            Phase::Leaving => return Err(Error::Draining),
+            Phase::Leaving if *request != Request::Ping => return Err(Error::Draining),
+            Phase::Leaving => true,
             Phase::Down => false,
             Phase::Opening(_) => self.secret.is_none(),
             Phase::Up => true,

@@ -112,6 +112,8 @@ impl<T: 'static> NodeReactor<T> {
             drpc::Request::GetState => {
                 answer.value = Value::State(self.core.shared.registered.state_code());
             }
+            // All that came before has been taken or rejected.
+            drpc::Request::Ping => {}
             drpc::Request::SetState { state } => answer.code = self.set_state(state),
             // The link has refused what a node does not serve, and has nothing to do for a Bye.
             _ => answer.code = Code::Failed,
