@@ -22,6 +22,8 @@ mod link;
 mod locator;
 mod mesh;
 mod node;
+mod node_reactors;
+mod node_verbs;
 mod packet;
 mod packet_properties;
 mod registry;

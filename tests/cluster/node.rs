@@ -24,10 +24,12 @@ pub(crate) struct Embedded {
 
 impl Embedded {
     pub(crate) fn new<T: 'static>(options: impl FnOnce(NodeBuilder) -> NodeBuilder<T>) -> Self {
+        Self::with(|cluster| options(cluster.node()))
+    }
+
+    pub(crate) fn with<T: 'static>(node: impl FnOnce(&Cluster) -> NodeBuilder<T>) -> Self {
         let cluster = Cluster::embedded();
-        let node = options(cluster.node().id("node-1"))
-            .start()
-            .expect("starts");
+        let node = node(&cluster).id("node-1").start().expect("starts");
         let gate = cluster.gate().id("gate-1").listen("tcp://127.0.0.1:0");
         let gate = gate.start().expect("starts");
         Self {
@@ -52,13 +54,13 @@ pub(crate) fn ask(client: &Client, route: i32, data: &Json) -> Json {
 }
 
 /// A server that has dialled a node.
-struct Dialler {
+pub(crate) struct Dialler {
     wire: Wire,
     seq: u64,
 }
 
 impl Dialler {
-    fn dial(node: &Node, kind: Kind, id: &str) -> Self {
+    pub(crate) fn dial(node: &Node, kind: Kind, id: &str) -> Self {
         let mut dialler = Self {
             wire: Wire::connect(node.link_addr()),
             seq: 0,
@@ -68,12 +70,16 @@ impl Dialler {
         dialler
     }
 
-    /// Sends a request. Returns the code and the state of the answer.
-    fn call(&mut self, request: &Asked<'_>) -> (Code, Option<u8>) {
-        self.seq += 1;
+    pub(crate) fn send(&mut self, seq: u64, request: &Asked<'_>) {
         let mut frame = Vec::new();
-        request.encode_into(self.seq, &mut frame).expect("is sound");
+        request.encode_into(seq, &mut frame).expect("is sound");
         self.wire.send(frame);
+    }
+
+    /// Sends a request. Returns the code and the state of the answer.
+    pub(crate) fn call(&mut self, request: &Asked<'_>) -> (Code, Option<u8>) {
+        self.seq += 1;
+        self.send(self.seq, request);
         let mut answer = self.wire.next().expect("the link is open");
         let frame = crate::rig::frame_of(&mut answer).expect("is no heartbeat");
         assert_eq!((frame.seq, frame.op), (self.seq, request.op().code()));
@@ -85,7 +91,7 @@ impl Dialler {
         (answer.code, state)
     }
 
-    fn deliver(&mut self, uid: i64, packet: &[u8]) -> Code {
+    pub(crate) fn deliver(&mut self, uid: i64, packet: &[u8]) -> Code {
         self.call(&Asked::Deliver {
             cid: 5,
             uid,

@@ -158,6 +158,24 @@ pub struct Target {
     pub id: i64,
 }
 
+impl Target {
+    /// Returns the target that is a connection.
+    pub fn conn(cid: i64) -> Self {
+        Self {
+            scope: Scope::Conn,
+            id: cid,
+        }
+    }
+
+    /// Returns the target that is a user.
+    pub fn user(uid: i64) -> Self {
+        Self {
+            scope: Scope::User,
+            id: uid,
+        }
+    }
+}
+
 /// The reason why a node rejects a packet that a gate delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

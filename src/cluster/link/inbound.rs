@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Identity, Listener, ListenerStats, Verdict};
 use crate::cluster::Error;
-use crate::cluster::drpc::{Incoming, Secret};
+use crate::cluster::drpc::{Incoming, RejectReason, Secret};
 use crate::engine::handler::{Action, Conn, EventHandler};
 
 /// A connection that a peer has dialled.
@@ -77,6 +77,23 @@ impl Inbound {
             log::debug!(target: "epicycle::cluster", "no goodbye to {}: {error}", self.name());
         }
         self.listener.knows_extensions()
+    }
+
+    /// Tells the peer that a packet which it delivered was not taken, if it knows the extensions.
+    pub(in crate::cluster) fn reject<H: EventHandler>(
+        &self,
+        conn: &mut Conn<'_, H>,
+        cid: i64,
+        (route, seq): (i32, i32),
+        reason: RejectReason,
+    ) {
+        let mut output = Vec::new();
+        self.listener.reject(cid, route, seq, reason, &mut output);
+        if !output.is_empty()
+            && let Err(error) = conn.write(&output)
+        {
+            log::debug!(target: "epicycle::cluster", "a reject to a server is lost: {error}");
+        }
     }
 
     pub(in crate::cluster) fn stats(&self) -> ListenerStats {

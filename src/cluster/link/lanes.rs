@@ -142,15 +142,32 @@ impl<T> Lanes<T> {
         dialled.lane.send(request, now, dialled.backlog)
     }
 
+    /// Sends a request whose answer comes as a [`LaneEvent::Answered`] with this token. It leaves with the next
+    /// [`flush`](Self::flush).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LinkDown`] if there is no such peer, and those of [`Lane::call`]. The token is given back.
+    pub(in crate::cluster) fn call(
+        &mut self,
+        id: &str,
+        request: &Request<'_>,
+        token: T,
+        now: Instant,
+    ) -> Result<(), (T, Error)> {
+        let now = self.time(now);
+        match self.changing(id) {
+            Err(error) => Err((token, error)),
+            Ok(dialled) => {
+                let called = dialled.lane.call(request, token, now, dialled.backlog);
+                called.map(|_| ())
+            }
+        }
+    }
+
     /// Asks a peer for an answer, which comes as a [`LaneEvent::Answered`] with this token. Returns false if there is no room.
     pub(in crate::cluster) fn ping(&mut self, id: &str, token: T, now: Instant) -> bool {
-        let now = self.time(now);
-        let Ok(dialled) = self.changing(id) else {
-            return false;
-        };
-        let backlog = dialled.backlog;
-        let called = dialled.lane.call(&Request::Ping, token, now, backlog);
-        called.is_ok()
+        self.call(id, &Request::Ping, token, now).is_ok()
     }
 
     /// Begins on a new connection. Returns false if its peer is gone.

@@ -1,20 +1,25 @@
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+use parking_lot::Mutex;
 
 use super::Node;
-use super::context::Request;
+use super::context::{Core, HandlerError, Posting, Request};
 use super::handler::NodeReactor;
-use super::router::{Group, HandlerError, Next, RouteFlags, Routes, boxed};
+use super::router::{Group, Next, RouteFlags, Routes, boxed};
 use super::shared::{Options, Shared};
 use super::stats::NodeCounters;
 use super::watching::watch;
 use crate::cluster::codec::Codec;
+use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::drpc::Secret;
 use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
-use crate::cluster::locator::{Locator, MemoryLocator};
+use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::PacketOptions;
-use crate::cluster::registry::{Instance, MemoryRegistry, Registered, Registry};
+use crate::cluster::registry::{Directory, Instance, MemoryRegistry, Registered, Registry};
 use crate::cluster::{Error, Event, Kind, new_uuid};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::listen::Listen;
@@ -64,6 +69,7 @@ impl Node {
             options: Options {
                 packet: PacketOptions::default(),
                 codec: Codec::default(),
+                dispatch: Policy::default(),
                 max_links: 1024,
                 secret: None,
                 lanes: LaneOptions::default(),
@@ -104,9 +110,6 @@ impl<T: 'static> NodeBuilder<T> {
 
     /// Sets the share of the packets that it gets, relative to other nodes, by [`Policy::Weighted`] and [`Policy::Hash`]. Default:
     /// 0, which counts as 1.
-    ///
-    /// [`Policy::Weighted`]: crate::cluster::dispatch::Policy::Weighted
-    /// [`Policy::Hash`]: crate::cluster::dispatch::Policy::Hash
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;
         self
@@ -133,6 +136,19 @@ impl<T: 'static> NodeBuilder<T> {
     /// Sets the locator. Default: one in memory, which no other server has.
     pub fn locator(mut self, locator: impl Locator) -> Self {
         self.locator = Arc::new(locator);
+        self
+    }
+
+    /// Sets how one of several nodes is picked for what this node delivers to a stateless route. Default: [`Policy::Random`].
+    pub fn dispatch(mut self, policy: Policy) -> Self {
+        self.options.dispatch = policy;
+        self
+    }
+
+    /// Sets the number of reactors. Each has a state of its own, and the packets of a user are handled by one of them: see
+    /// [`node`](super). Default: 1.
+    pub fn reactors(mut self, reactors: usize) -> Self {
+        self.reactors = reactors;
         self
     }
 
@@ -245,6 +261,24 @@ impl<T: 'static> NodeBuilder<T> {
         self
     }
 
+    /// Adds a handler that gets each packet before the handler of its route does. Its error stops the packet.
+    pub fn before<E: Into<HandlerError>>(
+        mut self,
+        hook: impl Fn(&mut T, &mut Request<'_>) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self {
+        self.routes.root = self.routes.root.before(hook);
+        self
+    }
+
+    /// Adds a function that is called after the handler of each packet, with its result.
+    pub fn after(
+        mut self,
+        hook: impl Fn(&mut T, &mut Request<'_>, &Result<(), HandlerError>) + Send + Sync + 'static,
+    ) -> Self {
+        self.routes.root = self.routes.root.after(hook);
+        self
+    }
+
     /// Sets the handler of events: what happens to the connections of clients. Without one, gates do not tell them.
     pub fn event<E: Into<HandlerError>>(
         mut self,
@@ -261,7 +295,21 @@ impl<T: 'static> NodeBuilder<T> {
         mut self,
         handler: impl Fn(&mut T, &mut Request<'_>) -> Result<(), E> + Send + Sync + 'static,
     ) -> Self {
-        self.routes.default = Some(boxed(handler));
+        if self.routes.default.replace(boxed(handler)).is_some() {
+            self.routes.twice = Some("default_route");
+        }
+        self
+    }
+
+    /// Sets the handler that is called when a gate is lost: its record is gone, and so are its links. After it, the node tells the
+    /// [`Event::Disconnect`] of each connection of that gate that it knows of. The request has the gate's id.
+    pub fn on_gate_lost<E: Into<HandlerError>>(
+        mut self,
+        handler: impl Fn(&mut T, &mut Request<'_>) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self {
+        if self.routes.gate_lost.replace(boxed(handler)).is_some() {
+            self.routes.twice = Some("on_gate_lost");
+        }
         self
     }
 
@@ -278,22 +326,38 @@ impl<T: 'static> NodeBuilder<T> {
         let router = Arc::new(self.routes.build()?);
         let id = self.id.unwrap_or_else(new_uuid);
         let pool = WorkerPool::builder().threads(THREADS).queue(POOL_QUEUE);
+        let directory = Directory::start(self.registry.clone(), &["gate", "node"])?;
+        let directory = Arc::new(directory);
+        let locations =
+            LocationCache::start(self.locator, directory, LocationCache::DEFAULT_CAPACITY)?;
         let shared = Arc::new(Shared {
             ours: Identity::new(Kind::Node, id),
+            alias: self.name.as_str().into(),
             options: self.options,
+            state: TypeId::of::<T>(),
             registered: Registered::new(self.registry.clone()),
+            locations,
+            users: Mutex::default(),
             pool: pool.name("epicycle-node").build()?,
             counters: (0..self.reactors)
                 .map(|_| NodeCounters::default())
                 .collect(),
+            queued: (0..self.reactors).map(|_| AtomicUsize::new(0)).collect(),
+            links: Mutex::default(),
+            last_fence: AtomicU64::new(0),
         });
         // A link is read whatever waits for it: see `Inbound`.
         let limits = ConnLimits::new()
             .outbound_limit(LINK_OUTPUT)
             .outbound_policy(OutboundPolicy::Drop);
+        let posting = Posting::default();
         let make = {
             let (shared, state, router) = (shared.clone(), self.state, router.clone());
-            move |id| NodeReactor::new(id, shared.clone(), state(id), router.clone())
+            let posting = posting.clone();
+            move |id| {
+                let core = Core::new(id, shared.clone(), posting.clone());
+                NodeReactor::new(core, state(id), router.clone())
+            }
         };
         let running = Server::bind(Listen::on(self.link).limits(limits))
             .reactors(self.reactors)
@@ -301,14 +365,15 @@ impl<T: 'static> NodeBuilder<T> {
         let addr = running.local_addrs()[0].clone();
         warn_if_open(&addr, shared.options.secret.is_some());
         let endpoint = endpoint(&addr, self.expose.as_deref())?;
-        let follower = watch(&*self.registry, running.engine())?;
+        let table = RouteTable::new(shared.options.dispatch);
+        let followers = watch(&*self.registry, &shared.ours.id, table, running.engine())?;
         let mut instance = Instance::new(Kind::Node, &*shared.ours.id, endpoint.to_string());
         instance.alias = self.name;
         instance.metadata = self.metadata;
         instance.weight = self.weight;
         instance.routes = router.specs();
         instance.events = router.events();
-        let node = Node::new(running, addr, shared, follower);
+        let node = Node::new(running, addr, (shared, posting), followers);
         node.shared.registered.register(instance)?;
         Ok(node)
     }

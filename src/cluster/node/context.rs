@@ -1,38 +1,150 @@
-//! A request of a client, and the part of a reactor that answers it.
+//! A request of a client, and the part of a reactor that serves it.
 
+use std::any::{Any, TypeId};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::sync::Arc;
-use std::time::Instant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
+use super::hand_over::{Item, Sender};
+use super::reply::{Reply, reply_of};
 use super::shared::Shared;
 use super::stats::NodeCounters;
-use crate::cluster::codec::{DecodeBody, EncodeBody};
-use crate::cluster::drpc::{Scope, Target};
-use crate::cluster::link::{Identity, Lanes};
+use crate::cluster::codec::DecodeBody;
+use crate::cluster::dispatch::RouteTable;
+use crate::cluster::link::{Identity, LaneEvent, Lanes};
 use crate::cluster::packet::Packet;
-use crate::cluster::{Error, Event, Kind, drpc};
+use crate::cluster::registry::LinkEndpoint;
+use crate::cluster::{Error, Event};
+
+/// The error of a handler.
+pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The part of a reactor that is the same whatever the application's state is.
 pub(super) struct Core {
     pub(super) id: usize,
     pub(super) shared: Arc<Shared>,
-    pub(super) lanes: Lanes<()>,
+    pub(super) posting: Posting,
+    pub(super) lanes: Lanes<Call>,
     /// The time at which the turn began.
     pub(super) now: Instant,
     /// True if the end of the turn has something to do.
     pub(super) is_pending: bool,
-    data: Vec<u8>,
-    packet: Vec<u8>,
+    /// All servers that are registered, but this one.
+    pub(super) peers: Arc<[(Identity, LinkEndpoint)]>,
+    pub(super) gates: Vec<Arc<str>>,
+    pub(super) table: RouteTable,
+    /// The nodes that something was sent to. The others are not dialled.
+    pub(super) dialled: HashSet<String>,
+    pub(super) has_new_peer: bool,
+    /// The peers that do not know the extensions.
+    pub(super) due_peers: HashSet<String>,
+    /// Calls that have ended, to be told.
+    pub(super) ended: Vec<(Call, Result<Reply, Error>)>,
+    /// What the locator's answers have released.
+    pub(super) released: Vec<Item>,
+    /// What runs at the end of the turn.
+    pub(super) deferred: VecDeque<Task>,
+    /// What runs after a time. The engine gets it when the handler has ended.
+    pub(super) timers: Vec<(Duration, Task)>,
+    /// Packets from this node to itself.
+    pub(super) own_packets: VecDeque<OwnPacket>,
+    /// What waits for the locator, in order for each place.
+    pub(super) locating: HashMap<Place, Vec<Found>>,
+    /// The number of those that wait.
+    pub(super) locating_len: usize,
+    /// Questions to several gates, by their numbers.
+    pub(super) gathering: HashMap<u64, Gather>,
+    pub(super) last_gather: u64,
+    /// Buffers for what is sent.
+    pub(super) data: Vec<u8>,
+    pub(super) packet: Vec<u8>,
 }
 
+type LaneEvents<'e> = dyn FnMut(&Identity, LaneEvent<'_, Call>) + 'e;
+
+/// What runs on a reactor later, with the application's state.
+pub(super) type Task = Box<dyn FnOnce(&mut dyn Any, &mut Core) + Send>;
+
+/// The reactors of a node, whatever state they have.
+pub(super) trait Reactors: Send + Sync {
+    fn post(&self, reactor: usize, task: Task) -> Result<(), Error>;
+
+    /// Posts what is bounded in another way.
+    fn post_anyway(&self, reactor: usize, task: Task);
+}
+
+/// The way for tasks to the reactors, from any thread. The first reactor opens it.
+#[derive(Clone, Default)]
+pub(super) struct Posting(Arc<OnceLock<Box<dyn Reactors>>>);
+
+impl Posting {
+    pub(super) fn open(&self, reactors: impl Reactors + 'static) {
+        self.0.get_or_init(|| Box::new(reactors));
+    }
+
+    pub(super) fn post(&self, reactor: usize, task: Task) -> Result<(), Error> {
+        let reactors = self.0.get().ok_or(Error::Draining)?;
+        reactors.post(reactor, task)
+    }
+
+    pub(super) fn post_anyway(&self, reactor: usize, task: Task) {
+        // There is no task before the first reactor runs.
+        if let Some(reactors) = self.0.get() {
+            reactors.post_anyway(reactor, task);
+        }
+    }
+}
+
+/// What runs when a gate has answered.
+pub(super) type Call = Box<dyn FnOnce(&mut dyn Any, &mut Core, Result<Reply, Error>)>;
+
+/// A user's gate (no alias), or its node of an alias.
+pub(super) type Place = (i64, Option<Arc<str>>);
+
+/// What runs when a user has been located.
+pub(super) type Found = Box<dyn FnOnce(&mut Core, Result<Option<Arc<str>>, Error>)>;
+
+pub(super) struct OwnPacket {
+    pub(super) uid: i64,
+    pub(super) packet: Vec<u8>,
+}
+
+/// A question that several gates were asked.
+pub(super) struct Gather {
+    pub(super) missing: usize,
+    pub(super) total: u64,
+    pub(super) then: Call,
+}
+
+/// A handler that takes longer delays all that waits for its reactor.
+const SLOW: Duration = Duration::from_millis(50);
+
 impl Core {
-    pub(super) fn new(id: usize, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(id: usize, shared: Arc<Shared>, posting: Posting) -> Self {
         let (ours, options) = (shared.ours.clone(), &shared.options);
         Self {
             id,
             lanes: Lanes::new(ours, options.secret.clone(), options.lanes.clone()),
             now: Instant::now(),
+            posting,
             is_pending: false,
+            peers: [].into(),
+            gates: Vec::new(),
+            table: RouteTable::new(options.dispatch),
+            dialled: HashSet::new(),
+            has_new_peer: false,
+            due_peers: HashSet::new(),
+            ended: Vec::new(),
+            released: Vec::new(),
+            deferred: VecDeque::new(),
+            timers: Vec::new(),
+            own_packets: VecDeque::new(),
+            locating: HashMap::new(),
+            locating_len: 0,
+            gathering: HashMap::new(),
+            last_gather: 0,
             data: Vec::new(),
             packet: Vec::new(),
             shared,
@@ -43,36 +155,38 @@ impl Core {
         &self.shared.counters[self.id]
     }
 
-    /// Sends a packet to a client of a gate. It leaves at the end of the turn.
-    fn push(
+    /// Calls `with` with the lanes, and with what takes their events.
+    pub(super) fn with_lanes<R>(
         &mut self,
-        gid: &str,
-        target: Target,
-        (route, seq): (i32, i32),
-        value: &(impl EncodeBody + ?Sized),
-    ) -> Result<(), Error> {
-        self.data.clear();
-        self.packet.clear();
-        let options = &self.shared.options;
-        options.codec.encode_into(value, &mut self.data)?;
-        let data = &self.data;
-        let packets = &options.packet;
-        packets.encode_into(&Packet { route, seq, data }, &mut self.packet)?;
-        let push = drpc::Request::Push {
-            target,
-            disconnect: false,
-            packet: &self.packet,
-        };
-        let mut sent = self.lanes.send(gid, &push, self.now);
-        if let Err(Error::LinkDown { .. }) = sent {
-            // The registry may not have told of it yet.
-            self.lanes.expect(&Identity::new(Kind::Gate, gid));
-            sent = self.lanes.send(gid, &push, self.now);
-        }
-        sent?;
-        self.is_pending = true;
-        self.counters().pushed.add(1);
-        Ok(())
+        with: impl FnOnce(&mut Lanes<Call>, &mut LaneEvents<'_>) -> R,
+    ) -> R {
+        let Self {
+            id,
+            shared,
+            lanes,
+            ended,
+            due_peers,
+            ..
+        } = self;
+        let counters = &shared.counters[*id];
+        with(lanes, &mut |peer, event| match event {
+            LaneEvent::GaveUp { frames, .. } => counters.given_up.add(frames),
+            LaneEvent::Answered { token, result } => ended.push((token, reply_of(result))),
+            LaneEvent::Up { extensions, .. } => {
+                if extensions {
+                    due_peers.remove(&peer.id);
+                } else {
+                    due_peers.insert(peer.id.clone());
+                }
+            }
+            _ => {}
+        })
+    }
+
+    /// Returns true if something must be done when the handlers of this callback have ended.
+    pub(super) fn is_unsettled(&self) -> bool {
+        let has_calls = !self.ended.is_empty() || !self.released.is_empty();
+        self.is_pending || self.has_new_peer || has_calls || !self.timers.is_empty()
     }
 }
 
@@ -85,30 +199,58 @@ pub struct Request<'a> {
     pub(super) cid: i64,
     pub(super) uid: i64,
     pub(super) subject: Subject<'a>,
-}
-
-/// The server that has handed a packet or an event to the node.
-#[derive(Clone, Debug)]
-pub(super) struct Sender {
-    /// Its id, or nothing if it has not introduced itself.
-    pub(super) id: Arc<str>,
-    pub(super) is_node: bool,
+    /// The type of the state that its handler has.
+    pub(super) state: TypeId,
+    values: Vec<Box<dyn Any + Send>>,
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum Subject<'a> {
     Packet(Packet<'a>),
     Event(Event),
+    /// The application called by itself.
+    Own,
 }
 
-impl Request<'_> {
+/// What a later call needs to know of a request.
+#[derive(Clone)]
+pub(super) struct Origin {
+    from: Sender,
+    cid: i64,
+    uid: i64,
+    /// The packet has no data any more.
+    subject: Subject<'static>,
+    state: TypeId,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(
+        core: &'a mut Core,
+        state: TypeId,
+        from: &'a Sender,
+        (cid, uid): (i64, i64),
+        subject: Subject<'a>,
+    ) -> Self {
+        Self {
+            core,
+            from,
+            cid,
+            uid,
+            subject,
+            state,
+            values: Vec::new(),
+        }
+    }
+}
+
+impl<'a> Request<'a> {
     /// Returns the id of the client's gate. It is empty if another node sent the packet.
-    pub fn gid(&self) -> &str {
+    pub fn gid(&self) -> &'a str {
         if self.from.is_node { "" } else { &self.from.id }
     }
 
     /// Returns the id of the node that sent the packet. It is empty if a client did.
-    pub fn nid(&self) -> &str {
+    pub fn nid(&self) -> &'a str {
         if self.from.is_node { &self.from.id } else { "" }
     }
 
@@ -126,7 +268,7 @@ impl Request<'_> {
     pub fn route(&self) -> i32 {
         match self.subject {
             Subject::Packet(packet) => packet.route,
-            Subject::Event(_) => 0,
+            Subject::Event(_) | Subject::Own => 0,
         }
     }
 
@@ -134,23 +276,23 @@ impl Request<'_> {
     pub fn seq(&self) -> i32 {
         match self.subject {
             Subject::Packet(packet) => packet.seq,
-            Subject::Event(_) => 0,
+            Subject::Event(_) | Subject::Own => 0,
         }
     }
 
-    /// Returns the packet's data. An event has none.
-    pub fn data(&self) -> &[u8] {
+    /// Returns the packet's data. Events and later calls have none.
+    pub fn data(&self) -> &'a [u8] {
         match self.subject {
             Subject::Packet(packet) => packet.data,
-            Subject::Event(_) => &[],
+            Subject::Event(_) | Subject::Own => &[],
         }
     }
 
     /// Returns the event, if it is one.
     pub fn event(&self) -> Option<Event> {
         match self.subject {
-            Subject::Packet(_) => None,
             Subject::Event(event) => Some(event),
+            Subject::Packet(_) | Subject::Own => None,
         }
     }
 
@@ -163,49 +305,146 @@ impl Request<'_> {
         self.core.shared.options.codec.decode(self.data())
     }
 
-    /// Answers the packet: with its route and seq.
-    ///
-    /// # Errors
-    ///
-    /// As [`push`](Self::push).
-    pub fn respond(&mut self, value: &(impl EncodeBody + ?Sized)) -> Result<(), Error> {
-        self.reply(self.route(), self.seq(), value)
-    }
-
-    /// Sends a packet with any route and seq to the client.
-    ///
-    /// # Errors
-    ///
-    /// As [`push`](Self::push).
-    pub fn reply(
-        &mut self,
-        route: i32,
-        seq: i32,
-        value: &(impl EncodeBody + ?Sized),
-    ) -> Result<(), Error> {
-        if self.cid == 0 || self.from.is_node {
-            return Err(Error::NotFoundSession {
-                kind: "connection",
-                target: self.cid,
-            });
+    /// Keeps a value for the middleware and the handler that come after. It takes the place of an earlier one of its type.
+    pub fn set<V: Send + 'static>(&mut self, value: V) {
+        match self.values.iter_mut().find_map(|old| old.downcast_mut()) {
+            Some(old) => *old = value,
+            None => self.values.push(Box::new(value)),
         }
-        let target = Target {
-            scope: Scope::Conn,
-            id: self.cid,
-        };
-        self.core.push(&self.from.id, target, (route, seq), value)
     }
 
-    /// Sends a packet without a seq to the client.
+    /// Returns the value of this type that was [set](Self::set).
+    pub fn get<V: Send + 'static>(&self) -> Option<&V> {
+        self.values.iter().find_map(|value| value.downcast_ref())
+    }
+
+    /// Runs a handler. Its error or panic costs what it was called for, and nothing else.
+    pub(super) fn attend<S: ?Sized>(
+        &mut self,
+        state: &mut S,
+        handler: impl FnOnce(&mut S, &mut Request<'_>) -> Result<(), HandlerError>,
+    ) {
+        let began = Instant::now();
+        let ended = catch_unwind(AssertUnwindSafe(|| handler(state, self)));
+        let took = began.elapsed();
+        let counters = self.core.counters();
+        if took > SLOW {
+            counters.slow_handlers.add(1);
+            log::warn!(
+                target: "epicycle::cluster",
+                "the handler of {self} took {took:?}; all others of its reactor wait meanwhile"
+            );
+        }
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                counters.handler_errors.add(1);
+                log::warn!(target: "epicycle::cluster", "the handler of {self}: {error}");
+            }
+            Err(panic) => {
+                counters.handler_panics.add(1);
+                crate::panic::report(
+                    "epicycle::cluster",
+                    &format!("the handler of {self}"),
+                    panic,
+                );
+            }
+        }
+    }
+
+    pub(super) fn origin(&self) -> Origin {
+        let subject = match self.subject {
+            Subject::Packet(packet) => Subject::Packet(Packet {
+                data: &[],
+                ..packet
+            }),
+            Subject::Event(event) => Subject::Event(event),
+            Subject::Own => Subject::Own,
+        };
+        Origin {
+            from: self.from.clone(),
+            cid: self.cid,
+            uid: self.uid,
+            subject,
+            state: self.state,
+        }
+    }
+
+    /// Returns what runs `then` later, with the state and this request.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Codec`] if the value cannot be encoded, the errors of
-    /// [`PacketOptions::encode`](crate::cluster::packet::PacketOptions::encode), [`Error::Busy`] if too much waits for the gate,
-    /// [`Error::LinkDown`] if the gate is gone, and [`Error::NotFoundSession`] if there is no client, since another node sent the
-    /// packet.
-    pub fn push(&mut self, route: i32, value: &(impl EncodeBody + ?Sized)) -> Result<(), Error> {
-        self.reply(route, 0, value)
+    /// [`Error::InvalidArgument`] if the state is of another type.
+    pub(super) fn later_call<S: 'static, R, E: Into<HandlerError>>(
+        &self,
+        then: impl FnOnce(&mut S, &mut Request<'_>, R) -> Result<(), E> + Send + 'static,
+    ) -> Result<impl FnOnce(&mut dyn Any, &mut Core, R) + Send + 'static, Error> {
+        self.origin().call(then)
+    }
+}
+
+impl Origin {
+    /// Returns the origin of what the application does by itself.
+    pub(super) fn own(shared: &Shared) -> Self {
+        Self {
+            from: Sender {
+                id: shared.ours.id.as_str().into(),
+                is_node: true,
+            },
+            cid: 0,
+            uid: 0,
+            subject: Subject::Own,
+            state: shared.state,
+        }
+    }
+
+    pub(super) fn call<S: 'static, R, E: Into<HandlerError>>(
+        self,
+        then: impl FnOnce(&mut S, &mut Request<'_>, R) -> Result<(), E> + Send + 'static,
+    ) -> Result<impl FnOnce(&mut dyn Any, &mut Core, R) + Send + 'static, Error> {
+        if TypeId::of::<S>() != self.state {
+            let problem = format!(
+                "{} is not the state of this handler; write the type of the first argument",
+                std::any::type_name::<S>()
+            );
+            return Err(Error::argument("state", problem));
+        }
+        Ok(move |state: &mut dyn Any, core: &mut Core, result: R| {
+            // The type was checked above.
+            if let Some(state) = state.downcast_mut::<S>() {
+                let mut request = self.request(core);
+                request.attend(state, |state, request| {
+                    then(state, request, result).map_err(Into::into)
+                });
+            }
+        })
+    }
+
+    /// Calls `then` without a state.
+    pub(super) fn run<E: Into<HandlerError>>(
+        self,
+        core: &mut Core,
+        then: impl FnOnce(&mut Request<'_>) -> Result<(), E>,
+    ) {
+        self.request(core)
+            .attend(&mut (), |(), request| then(request).map_err(Into::into));
+    }
+
+    fn request<'a>(&'a self, core: &'a mut Core) -> Request<'a> {
+        let client = (self.cid, self.uid);
+        Request::new(core, self.state, &self.from, client, self.subject)
+    }
+}
+
+/// What it is about, for logs.
+impl fmt::Display for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.subject {
+            Subject::Packet(packet) => write!(f, "route {}", packet.route)?,
+            Subject::Event(event) => write!(f, "event {event}")?,
+            Subject::Own => f.write_str("a call by the application")?,
+        }
+        write!(f, " (connection {}, user {})", self.cid, self.uid)
     }
 }
 

@@ -1,28 +1,45 @@
 //! A node on one reactor.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::hash::Hasher;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::context::{Core, Request, Sender, Subject};
-use super::router::{HandlerError, Router};
-use super::shared::Shared;
-use super::stats::NodeCounters;
-use crate::cluster::drpc::{self, Answer, Code, FrameCodec, Incoming, Value};
-use crate::cluster::link::{Identity, Inbound, LaneEvent, LinkTimer, Verdict};
+use rustc_hash::{FxHashMap, FxHasher};
+
+use super::context::{Core, HandlerError, OwnPacket, Reactors, Request, Subject, Task};
+use super::hand_over::{Back, Item, Note, Sender, Waiting, What};
+use super::router::Router;
+use crate::cluster::dispatch::RouteTable;
+use crate::cluster::drpc::{self, Answer, Code, FrameCodec, Incoming, Op, RejectReason, Value};
+use crate::cluster::link::{Identity, Inbound, LinkTimer, Verdict};
+use crate::cluster::locator::Located;
 use crate::cluster::packet::{Packet, PacketFrame};
 use crate::cluster::registry::LinkEndpoint;
-use crate::cluster::{Event, Kind};
+use crate::cluster::{Error, Event, Kind};
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::FailedConnect;
-use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
+use crate::engine::handler::{Action, Conn, Engine, EventHandler, HandleError, Reactor};
+use crate::engine::slots::ConnId;
 
 /// The part of a node that one reactor has: the application's state, and handlers that run one at a time.
+///
+/// A link may be on any reactor. What comes by it is handled by the reactor that the user's number names, or the gate's and the
+/// connection's as long as there is no user. [`outgoing`](Self::outgoing) has what is for others, which get all of a turn at once.
 pub(super) struct NodeReactor<T> {
     core: Core,
     state: T,
     router: Arc<Router<T>>,
+    waiting: Waiting,
+    /// By reactor.
+    outgoing: Vec<Vec<Item>>,
+    /// Messages to servers that have dialled this one, by reactor.
+    notes: Vec<Vec<(ConnId, Note)>>,
+    /// The users of the connections that this reactor knows of, by gate. Empty if nobody wants to know of their end.
+    connections: HashMap<Arc<str>, FxHashMap<i64, i64>>,
 }
 
 pub(super) enum Session {
@@ -35,28 +52,52 @@ pub(super) enum Session {
 pub(super) struct Link {
     inbound: Inbound,
     sender: Sender,
+    /// A hash of the sender's id.
+    hash: u64,
+    /// The reactors that handle the connections, if there are several.
+    owners: FxHashMap<i64, usize>,
 }
 
-/// A handler that takes longer delays all that waits for its reactor.
-const SLOW: Duration = Duration::from_millis(50);
-
 impl<T: 'static> NodeReactor<T> {
-    pub(super) fn new(id: usize, shared: Arc<Shared>, state: T, router: Arc<Router<T>>) -> Self {
+    pub(super) fn new(core: Core, state: T, router: Arc<Router<T>>) -> Self {
+        let reactors = core.shared.counters.len();
         Self {
-            core: Core::new(id, shared),
+            core,
             state,
             router,
+            waiting: Waiting::default(),
+            outgoing: (0..reactors).map(|_| Vec::new()).collect(),
+            notes: (0..reactors).map(|_| Vec::new()).collect(),
+            connections: HashMap::new(),
         }
     }
 
     /// Takes the servers that are registered now.
-    pub(super) fn set_peers(
+    pub(super) fn set_servers(
         &mut self,
-        peers: &[(Identity, LinkEndpoint)],
+        peers: Arc<[(Identity, LinkEndpoint)]>,
+        table: RouteTable,
         reactor: &mut Reactor<'_, Self>,
     ) {
-        let mut events = counting(&self.core.shared.counters[self.core.id]);
-        self.core.lanes.set_peers(peers, reactor, &mut events);
+        let gates = peers.iter().filter(|(peer, _)| peer.kind == Kind::Gate);
+        self.core.gates = gates.map(|(peer, _)| peer.id.as_str().into()).collect();
+        (self.core.peers, self.core.table) = (peers, table);
+        self.dial(reactor);
+        for gate in self.connections.keys().cloned().collect::<Vec<_>>() {
+            self.check_gate(&gate);
+        }
+        self.settle(reactor);
+    }
+
+    /// Dials the gates, and the nodes that something was sent to.
+    fn dial(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let Core { peers, dialled, .. } = &self.core;
+        let wanted = peers.iter().filter(|(peer, _)| {
+            peer.kind == Kind::Gate || (!dialled.is_empty() && dialled.contains(&peer.id))
+        });
+        let wanted: Vec<_> = wanted.cloned().collect();
+        self.core.has_new_peer = false;
+        (self.core).with_lanes(|lanes, mut events| lanes.set_peers(&wanted, reactor, &mut events));
     }
 
     fn open_link(&self, conn: &mut Conn<'_, Self>) -> Option<Session> {
@@ -78,6 +119,8 @@ impl<T: 'static> NodeReactor<T> {
                 id: "".into(),
                 is_node: false,
             },
+            hash: 0,
+            owners: FxHashMap::default(),
         };
         Some(Session::Inbound(Box::new(link)))
     }
@@ -97,16 +140,24 @@ impl<T: 'static> NodeReactor<T> {
             }
         };
         self.core.now = conn.now();
-        identify(link);
+        self.identify(link);
         let mut answer = Answer::new(request.op().code(), Code::Done);
         match request {
             drpc::Request::Deliver { cid, uid, packet } => {
-                answer.code = self.deliver(&link.sender, cid, uid, packet);
+                let back = Back {
+                    link: Some(conn.id()),
+                    seq,
+                };
+                self.on_deliver(link, (cid, uid), packet, back);
+                self.settle(&mut conn.reactor());
+                // It is answered at the end of the turn, or later.
+                return Action::Continue;
             }
             drpc::Request::Trigger { event, cid, uid } => {
                 self.core.counters().events.add(1);
                 if let Some(event) = Event::from_code(event) {
-                    self.on_event(&link.sender, event, cid, uid);
+                    self.on_trigger(link, event, cid, uid);
+                    self.settle(&mut conn.reactor());
                 }
             }
             drpc::Request::GetState => {
@@ -118,9 +169,6 @@ impl<T: 'static> NodeReactor<T> {
             // The link has refused what a node does not serve, and has nothing to do for a Bye.
             _ => answer.code = Code::Failed,
         }
-        if self.core.is_pending {
-            conn.request_turn_end();
-        }
         if seq == 0 {
             return Action::Continue;
         }
@@ -130,98 +178,373 @@ impl<T: 'static> NodeReactor<T> {
         }
     }
 
-    fn deliver(&mut self, sender: &Sender, cid: i64, uid: i64, packet: &[u8]) -> Code {
-        let (shared, counters) = (self.core.shared.clone(), self.core.counters());
-        counters.packets_in.add(1);
-        counters.bytes_in.add(packet.len() as u64);
-        let Ok(PacketFrame::Packet { packet, .. }) = shared.options.packet.decode_message(packet)
-        else {
-            counters.packets_refused.add(1);
-            return Code::Failed;
+    /// Notes who has dialled.
+    fn identify(&self, link: &mut Link) {
+        let Some((kind, id)) = link.inbound.peer() else {
+            return;
         };
-        let router = self.router.clone();
-        let Some(route) = router.route(packet.route) else {
-            match router.default_route() {
-                Some(handler) => self.handle(sender, cid, uid, packet, |state, request| {
-                    handler(state, request)
-                }),
-                None => self.core.counters().unknown_routes.add(1),
-            }
-            return Code::Done;
-        };
-        if route.spec.stateful && uid == 0 {
-            self.core.counters().packets_refused.add(1);
-            return Code::Failed;
+        if *link.sender.id == *id {
+            return;
         }
-        self.handle(sender, cid, uid, packet, |state, request| {
-            route.run(state, request)
-        });
-        Code::Done
+        let mut links = self.core.shared.links.lock();
+        leave(&mut links, &link.sender.id);
+        link.sender = Sender {
+            id: id.into(),
+            is_node: kind == Kind::Node.code(),
+        };
+        let mut hasher = FxHasher::default();
+        hasher.write(id.as_bytes());
+        link.hash = hasher.finish();
+        *links.entry(link.sender.id.clone()).or_default() += 1;
     }
 
-    fn handle(
+    fn on_deliver(
         &mut self,
-        from: &Sender,
-        cid: i64,
-        uid: i64,
-        packet: Packet<'_>,
-        handler: impl FnOnce(&mut T, &mut Request<'_>) -> Result<(), HandlerError>,
+        link: &mut Link,
+        client @ (cid, uid): (i64, i64),
+        packet: &[u8],
+        back: Back,
     ) {
-        let subject = Subject::Packet(packet);
-        self.run(from, cid, uid, subject, handler);
+        let counters = self.core.counters();
+        counters.packets_in.add(1);
+        counters.bytes_in.add(packet.len() as u64);
+        let owner = self.place(link, cid, uid);
+        if owner == self.core.id && !self.waiting.holds(&link.sender, cid) {
+            return self.on_packet(&link.sender, client, packet, back);
+        }
+        let item = Item {
+            from: link.sender.clone(),
+            cid,
+            uid,
+            what: What::Packet {
+                packet: packet.to_vec(),
+                back,
+            },
+        };
+        if self.core.shared.enqueue(owner, item.weight()) {
+            self.pass(owner, item);
+        } else {
+            self.refuse(client, packet, back, Some(RejectReason::Overload));
+        }
+    }
+
+    fn on_trigger(&mut self, link: &mut Link, event: Event, cid: i64, uid: i64) {
+        let owner = self.place(link, cid, uid);
+        if event == Event::Disconnect {
+            link.owners.remove(&cid);
+        }
+        if owner == self.core.id && !self.waiting.holds(&link.sender, cid) {
+            return self.on_event(&link.sender, event, cid, uid);
+        }
+        let from = link.sender.clone();
+        let what = What::Event(event);
+        self.assign(
+            owner,
+            Item {
+                from,
+                cid,
+                uid,
+                what,
+            },
+        );
+    }
+
+    /// Returns the reactor that handles what comes of a client. If it was another one before, the new one waits until that has
+    /// done what it has.
+    fn place(&mut self, link: &mut Link, cid: i64, uid: i64) -> usize {
+        let reactors = self.outgoing.len();
+        if reactors == 1 {
+            return 0;
+        }
+        let key = match (cid, uid) {
+            (0, 0) => return self.core.id,
+            (_, 0) => link.hash ^ cid as u64,
+            _ => uid as u64,
+        };
+        let owner = spread(key, reactors);
+        if cid == 0 {
+            return owner;
+        }
+        match link.owners.insert(cid, owner) {
+            Some(old) if old != owner => {
+                let fence = self.core.shared.last_fence.fetch_add(1, Ordering::Relaxed);
+                let from = link.sender.clone();
+                let item = |what| Item {
+                    from: from.clone(),
+                    cid,
+                    uid,
+                    what,
+                };
+                self.assign(owner, item(What::Await { fence }));
+                self.assign(old, item(What::Leave { to: owner, fence }));
+            }
+            _ => {}
+        }
+        owner
+    }
+
+    /// Gives a reactor something that is not refused.
+    fn assign(&mut self, reactor: usize, item: Item) {
+        self.core.shared.enqueue_anyway(reactor, item.weight());
+        self.pass(reactor, item);
+    }
+
+    /// Gives a reactor something that has been counted.
+    fn pass(&mut self, reactor: usize, item: Item) {
+        if reactor == self.core.id {
+            return self.accept(item);
+        }
+        self.outgoing[reactor].push(item);
+        self.core.is_pending = true;
+    }
+
+    /// Takes an item, which waits if others of its connection do.
+    fn accept(&mut self, item: Item) {
+        if let What::Release { fence } = item.what {
+            self.core.shared.dequeue(self.core.id, item.weight());
+            let mut items = self.waiting.release(&item.from, item.cid, fence);
+            while let Some(item) = items.pop_front() {
+                let (from, cid) = (item.from.clone(), item.cid);
+                self.perform(item);
+                if self.waiting.holds(&from, cid) {
+                    return self.waiting.put_back(&from, cid, items);
+                }
+            }
+        } else if let Some(item) = self.waiting.push(item) {
+            self.perform(item);
+        }
+    }
+
+    fn perform(&mut self, item: Item) {
+        self.core.shared.dequeue(self.core.id, item.weight());
+        let Item {
+            from,
+            cid,
+            uid,
+            what,
+        } = item;
+        match what {
+            What::Packet { packet, back } => self.on_packet(&from, (cid, uid), &packet, back),
+            What::Event(event) => self.on_event(&from, event, cid, uid),
+            What::Leave { to, fence } => {
+                if let Some(known) = self.connections.get_mut(&from.id) {
+                    known.remove(&cid);
+                }
+                let what = What::Release { fence };
+                self.assign(
+                    to,
+                    Item {
+                        from,
+                        cid,
+                        uid,
+                        what,
+                    },
+                );
+            }
+            What::Await { fence } => self.waiting.hold(&from, cid, fence),
+            What::LinksEnded => self.check_gate(&from.id),
+            // It was taken before.
+            What::Release { .. } => {}
+        }
+    }
+
+    fn on_packet(&mut self, from: &Sender, client: (i64, i64), whole: &[u8], back: Back) {
+        let (cid, uid) = client;
+        self.know(from, cid, uid);
+        let shared = self.core.shared.clone();
+        let Ok(PacketFrame::Packet { packet, .. }) = shared.options.packet.decode_message(whole)
+        else {
+            return self.refuse(client, whole, back, None);
+        };
+        let router = self.router.clone();
+        let Some(route) = router.route(packet.route).or(router.default_route()) else {
+            self.core.counters().unknown_routes.add(1);
+            return self.answer(back, false);
+        };
+        if route.spec.stateful {
+            if uid == 0 {
+                return self.refuse(client, whole, back, Some(RejectReason::Moved));
+            }
+            match shared.locations.cached_node(uid, &shared.alias) {
+                Located::At(nid) if *nid == shared.ours.id => {}
+                Located::At(_) | Located::Nowhere => {
+                    return self.refuse(client, whole, back, Some(RejectReason::Moved));
+                }
+                Located::Unknown => return self.await_location(from, client, whole, back),
+            }
+        }
+        self.answer(back, false);
+        self.run(from, client, Subject::Packet(packet), |state, request| {
+            route.run(state, request)
+        });
+    }
+
+    /// Asks the locator where a user is. What comes of the connection waits until that is known.
+    fn await_location(&mut self, from: &Sender, client: (i64, i64), whole: &[u8], back: Back) {
+        let (cid, uid) = client;
+        let shared = self.core.shared.clone();
+        let fence = shared.last_fence.fetch_add(1, Ordering::Relaxed);
+        let item = |what| Item {
+            from: from.clone(),
+            cid,
+            uid,
+            what,
+        };
+        let packet = whole.to_vec();
+        let first = item(What::Packet { packet, back });
+        let release = item(What::Release { fence });
+        let id = self.core.id;
+        if !shared.enqueue(id, first.weight()) {
+            return self.refuse(client, whole, back, Some(RejectReason::Overload));
+        }
+        let (asking, posting) = (shared.clone(), self.core.posting.clone());
+        let asked = shared.submit(None, move || {
+            if let Err(error) = asking.locations.node(uid, &asking.alias) {
+                log::warn!(target: "epicycle::cluster", "the user {uid} is not located: {error}");
+            }
+            asking.enqueue_anyway(id, release.weight());
+            posting.post_anyway(id, Box::new(move |_, core| core.released.push(release)));
+        });
+        if asked.is_err() {
+            shared.dequeue(id, first.weight());
+            return self.refuse(client, whole, back, Some(RejectReason::Overload));
+        }
+        self.waiting.hold(from, cid, fence);
+        self.waiting.push(first);
     }
 
     fn on_event(&mut self, from: &Sender, event: Event, cid: i64, uid: i64) {
+        match event {
+            Event::Disconnect => {
+                if let Some(known) = self.connections.get_mut(&from.id) {
+                    known.remove(&cid);
+                }
+            }
+            _ => self.know(from, cid, uid),
+        }
         let router = self.router.clone();
         if let Some(handler) = router.event(event) {
             let subject = Subject::Event(event);
-            self.run(from, cid, uid, subject, |state, request| {
+            self.run(from, (cid, uid), subject, |state, request| {
                 handler(state, request)
             });
         }
     }
 
-    /// Runs a handler. Its error or panic costs what it was called for, and nothing else.
+    /// Remembers a connection, if somebody wants to know of its end.
+    fn know(&mut self, from: &Sender, cid: i64, uid: i64) {
+        if cid == 0 || from.is_node || !self.router.follows_connections() {
+            return;
+        }
+        match self.connections.get_mut(&from.id) {
+            Some(known) => drop(known.insert(cid, uid)),
+            None => {
+                let known = FxHashMap::from_iter([(cid, uid)]);
+                self.connections.insert(from.id.clone(), known);
+            }
+        }
+    }
+
+    /// Gives up the connections of a gate that is not registered and has no link.
+    fn check_gate(&mut self, gate: &Arc<str>) {
+        if self.core.gates.contains(gate) || self.core.shared.links.lock().contains_key(gate) {
+            return;
+        }
+        let Some(known) = self.connections.remove(gate) else {
+            return;
+        };
+        self.core.counters().gates_lost.add(1);
+        log::warn!(target: "epicycle::cluster", "the gate {gate} is lost, with {} connections", known.len());
+        let from = Sender {
+            id: gate.clone(),
+            is_node: false,
+        };
+        let router = self.router.clone();
+        if let Some(handler) = router.gate_lost() {
+            self.run(&from, (0, 0), Subject::Own, |state, request| {
+                handler(state, request)
+            });
+        }
+        for (cid, uid) in known {
+            self.on_event(&from, Event::Disconnect, cid, uid);
+        }
+    }
+
     fn run(
         &mut self,
         from: &Sender,
-        cid: i64,
-        uid: i64,
+        client: (i64, i64),
         subject: Subject<'_>,
         handler: impl FnOnce(&mut T, &mut Request<'_>) -> Result<(), HandlerError>,
     ) {
-        let (core, state) = (&mut self.core, &mut self.state);
-        let mut request = Request {
-            core,
-            from,
-            cid,
-            uid,
-            subject,
+        let state = TypeId::of::<T>();
+        let mut request = Request::new(&mut self.core, state, from, client, subject);
+        request.attend(&mut self.state, handler);
+    }
+
+    /// Answers a packet, if that is wanted.
+    fn answer(&mut self, back: Back, failed: bool) {
+        if back.seq != 0 {
+            let seq = back.seq;
+            self.note(back.link, Note::Answer { seq, failed });
+        }
+    }
+
+    /// Refuses a packet. A gate that knows the extensions is told why, so that it can do something about it.
+    fn refuse(
+        &mut self,
+        (cid, _): (i64, i64),
+        whole: &[u8],
+        back: Back,
+        reason: Option<RejectReason>,
+    ) {
+        self.core.counters().packets_refused.add(1);
+        self.answer(back, true);
+        let packets = self.core.shared.options.packet;
+        if let Some(reason) = reason
+            && let Ok(PacketFrame::Packet { packet, .. }) = packets.decode_message(whole)
+        {
+            let Packet { route, seq, .. } = packet;
+            let reject = Note::Reject {
+                cid,
+                route,
+                seq,
+                reason,
+            };
+            self.note(back.link, reject);
+        }
+    }
+
+    fn note(&mut self, link: Option<ConnId>, note: Note) {
+        if let Some(link) = link {
+            self.notes[link.reactor()].push((link, note));
+            self.core.is_pending = true;
+        }
+    }
+
+    /// Takes a packet of this node to itself.
+    fn on_own_packet(&mut self, own: OwnPacket) {
+        let from = Sender {
+            id: self.core.shared.ours.id.as_str().into(),
+            is_node: true,
         };
-        let began = Instant::now();
-        let ended = catch_unwind(AssertUnwindSafe(|| handler(state, &mut request)));
-        let took = began.elapsed();
-        let counters = self.core.counters();
-        if took > SLOW {
-            counters.slow_handlers.add(1);
-            log::warn!(
-                target: "epicycle::cluster",
-                "the handler of {} took {took:?}; all others of its reactor wait meanwhile",
-                Name(subject, cid, uid)
-            );
-        }
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                counters.handler_errors.add(1);
-                log::warn!(target: "epicycle::cluster", "{}: {error}", Name(subject, cid, uid));
-            }
-            Err(panic) => {
-                counters.handler_panics.add(1);
-                let name = Name(subject, cid, uid).to_string();
-                crate::panic::report("epicycle::cluster", &name, panic);
-            }
-        }
+        let OwnPacket { uid, packet } = own;
+        let owner = match uid {
+            0 => self.core.id,
+            _ => spread(uid as u64, self.outgoing.len()),
+        };
+        let (link, seq) = (None, 0);
+        let what = What::Packet {
+            packet,
+            back: Back { link, seq },
+        };
+        let item = Item {
+            from,
+            cid: 0,
+            uid,
+            what,
+        };
+        self.assign(owner, item);
     }
 
     /// Sets the state, and has it registered. A number that is no state is only told to those who ask, as due does.
@@ -238,19 +561,69 @@ impl<T: 'static> NodeReactor<T> {
         });
         asked.map_or(Code::Failed, |()| Code::Done)
     }
-}
 
-/// What a handler was called for, for logs.
-struct Name<'a>(Subject<'a>, i64, i64);
-
-impl std::fmt::Display for Name<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self(subject, cid, uid) = self;
-        match subject {
-            Subject::Packet(packet) => write!(f, "route {}", packet.route)?,
-            Subject::Event(event) => write!(f, "event {event}")?,
+    /// Takes items of another reactor.
+    fn take(&mut self, items: Vec<Item>, reactor: &mut Reactor<'_, Self>) {
+        self.core.now = reactor.now();
+        for item in items {
+            self.accept(item);
         }
-        write!(f, " (connection {cid}, user {uid})")
+        self.settle(reactor);
+    }
+
+    fn run_task(&mut self, task: Task, reactor: &mut Reactor<'_, Self>) {
+        self.core.now = reactor.now();
+        task(&mut self.state, &mut self.core);
+        self.settle(reactor);
+    }
+
+    /// Does what handlers have left to do. Calls that end in it are told in the next turn.
+    fn settle(&mut self, reactor: &mut Reactor<'_, Self>) {
+        if !self.core.is_unsettled() {
+            return;
+        }
+        for item in std::mem::take(&mut self.core.released) {
+            self.accept(item);
+        }
+        for (call, result) in std::mem::take(&mut self.core.ended) {
+            call(&mut self.state, &mut self.core, result);
+        }
+        for (delay, task) in std::mem::take(&mut self.core.timers) {
+            reactor.schedule(delay, move |node: &mut Self, reactor| {
+                node.run_task(task, reactor);
+            });
+        }
+        if self.core.has_new_peer {
+            self.dial(reactor);
+        }
+        if self.core.is_unsettled() {
+            self.core.is_pending = true;
+            reactor.request_turn_end();
+        }
+    }
+
+    /// Sends what the turn has collected to the other reactors, and to the servers that have dialled.
+    fn ship(&mut self, reactor: &mut Reactor<'_, Self>) {
+        for other in 0..self.outgoing.len() {
+            let items = std::mem::take(&mut self.outgoing[other]);
+            // Their bytes are counted, so they may go past the bound of the mailbox.
+            if !items.is_empty() {
+                reactor.engine().run_anyway(other, move |node, reactor| {
+                    node.take(items, reactor);
+                });
+            }
+            let notes = std::mem::take(&mut self.notes[other]);
+            if notes.is_empty() {
+                continue;
+            }
+            if other == self.core.id {
+                write_notes(notes, reactor);
+            } else {
+                reactor
+                    .engine()
+                    .run_anyway(other, move |_, reactor| write_notes(notes, reactor));
+            }
+        }
     }
 }
 
@@ -260,6 +633,10 @@ impl<T: 'static> EventHandler for NodeReactor<T> {
 
     fn codec(&mut self, _: &ConnInfo<'_>) -> FrameCodec {
         FrameCodec::default()
+    }
+
+    fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
+        self.core.posting.open(reactor.engine().clone());
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Session> {
@@ -278,13 +655,15 @@ impl<T: 'static> EventHandler for NodeReactor<T> {
         session: &mut Session,
         frame: Incoming<'_>,
     ) -> Action {
-        match session {
-            Session::Inbound(link) => self.on_link_frame(conn, link, frame),
-            Session::Lane(token) => {
-                let mut events = counting(&self.core.shared.counters[self.core.id]);
-                self.core.lanes.receive(*token, conn, frame, &mut events)
-            }
-        }
+        let token = match session {
+            Session::Inbound(link) => return self.on_link_frame(conn, link, frame),
+            Session::Lane(token) => *token,
+        };
+        self.core.now = conn.now();
+        let action = (self.core)
+            .with_lanes(|lanes, mut events| lanes.receive(token, conn, frame, &mut events));
+        self.settle(&mut conn.reactor());
+        action
     }
 
     fn on_timer(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session, _: u64) -> Action {
@@ -312,19 +691,29 @@ impl<T: 'static> EventHandler for NodeReactor<T> {
             Session::Inbound(link) => {
                 let stats = link.inbound.stats();
                 let counters = self.core.counters();
-                counters
-                    .requests_refused
-                    .add(stats.malformed + stats.refused);
+                let refused = stats.malformed + stats.refused;
+                counters.requests_refused.add(refused);
                 counters.links.subtract(1);
                 log::debug!(target: "epicycle::cluster", "the link of {} has ended: {reason}", link.inbound.name());
+                if leave(&mut self.core.shared.links.lock(), &link.sender.id) {
+                    for reactor in 0..self.outgoing.len() {
+                        let item = Item {
+                            from: link.sender.clone(),
+                            cid: 0,
+                            uid: 0,
+                            what: What::LinksEnded,
+                        };
+                        self.assign(reactor, item);
+                    }
+                }
             }
             Session::Lane(token) => {
-                let mut events = counting(&self.core.shared.counters[self.core.id]);
-                self.core
-                    .lanes
-                    .on_close(token, info.id, reactor, &mut events);
+                (self.core).with_lanes(|lanes, mut events| {
+                    lanes.on_close(token, info.id, reactor, &mut events);
+                });
             }
         }
+        self.settle(reactor);
     }
 
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
@@ -333,34 +722,86 @@ impl<T: 'static> EventHandler for NodeReactor<T> {
 
     fn on_turn_end(&mut self, reactor: &mut Reactor<'_, Self>) {
         self.core.is_pending = false;
+        self.core.now = reactor.now();
+        for own in std::mem::take(&mut self.core.own_packets) {
+            self.on_own_packet(own);
+        }
+        for task in std::mem::take(&mut self.core.deferred) {
+            task(&mut self.state, &mut self.core);
+        }
+        self.settle(reactor);
+        self.ship(reactor);
         self.core.lanes.flush(reactor);
     }
 }
 
 impl<T: 'static> LinkTimer for NodeReactor<T> {
     fn on_link_timer(&mut self, reactor: &mut Reactor<'_, Self>, at: Duration) {
-        let mut events = counting(&self.core.shared.counters[self.core.id]);
-        self.core.lanes.on_timer(at, reactor, &mut events);
+        self.core.now = reactor.now();
+        (self.core).with_lanes(|lanes, mut events| lanes.on_timer(at, reactor, &mut events));
+        self.settle(reactor);
     }
 }
 
-/// Notes who has dialled.
-fn identify(link: &mut Link) {
-    if let Some((kind, id)) = link.inbound.peer()
-        && *link.sender.id != *id
-    {
-        link.sender = Sender {
-            id: id.into(),
-            is_node: kind == Kind::Node.code(),
+impl<T: 'static> Reactors for Engine<NodeReactor<T>> {
+    fn post(&self, reactor: usize, task: Task) -> Result<(), Error> {
+        let run = move |node: &mut NodeReactor<T>, reactor: &mut Reactor<'_, NodeReactor<T>>| {
+            node.run_task(task, reactor);
         };
+        self.run_on(reactor, run).map_err(|error| match error {
+            HandleError::MailboxFull => Error::Busy {
+                what: "mailbox of a reactor",
+            },
+            _ => Error::Draining,
+        })
+    }
+
+    fn post_anyway(&self, reactor: usize, task: Task) {
+        self.run_anyway(reactor, move |node, reactor| node.run_task(task, reactor));
     }
 }
 
-/// Returns a function that counts the events of lanes.
-fn counting(counters: &NodeCounters) -> impl FnMut(&Identity, LaneEvent<'_, ()>) {
-    |_, event| {
-        if let LaneEvent::GaveUp { frames, .. } = event {
-            counters.given_up.add(frames);
-        }
+/// Returns one of several reactors.
+fn spread(key: u64, reactors: usize) -> usize {
+    // Numbers are often consecutive, or multiples of something.
+    let spread = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    spread as usize % reactors
+}
+
+/// Notes that a link of a server has ended. Returns true if that was the last one.
+fn leave(links: &mut HashMap<Arc<str>, usize>, id: &Arc<str>) -> bool {
+    let Some(count) = links.get_mut(id) else {
+        return false;
+    };
+    *count -= 1;
+    let was_last = *count == 0;
+    if was_last {
+        links.remove(id);
+    }
+    was_last
+}
+
+fn write_notes<T: 'static>(notes: Vec<(ConnId, Note)>, reactor: &mut Reactor<'_, NodeReactor<T>>) {
+    for (link, note) in notes {
+        reactor.with(link, |conn, session| {
+            let Session::Inbound(link) = session else {
+                return;
+            };
+            match note {
+                Note::Answer { seq, failed } => {
+                    let code = if failed { Code::Failed } else { Code::Done };
+                    let answer = Answer::new(Op::Deliver.code(), code);
+                    if let Err(error) = conn.send((seq, answer)) {
+                        log::debug!(target: "epicycle::cluster", "an answer to a server is lost: {error}");
+                    }
+                }
+                Note::Reject {
+                    cid,
+                    route,
+                    seq,
+                    reason,
+                } => link.inbound.reject(conn, cid, (route, seq), reason),
+            }
+        });
     }
 }

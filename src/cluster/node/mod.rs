@@ -45,16 +45,22 @@ mod builder;
 mod configured;
 mod context;
 mod description;
+mod hand_over;
 mod handler;
+mod later;
+mod reply;
 mod router;
+mod sending;
 mod shared;
 mod stats;
+mod verbs;
 mod watching;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::context::Posting;
 use self::handler::NodeReactor;
 use self::shared::Shared;
 use super::follower::Follower;
@@ -63,17 +69,19 @@ use crate::addr::Addr;
 use crate::engine::server::Running;
 
 pub use self::builder::NodeBuilder;
-pub use self::context::Request;
-pub use self::router::{Group, HandlerError, Next, RouteFlag, RouteFlags};
+pub use self::context::{HandlerError, Request};
+pub use self::later::Later;
+pub use self::router::{Group, Next, RouteFlag, RouteFlags};
 pub use self::stats::NodeStats;
 
 /// A running node. A drop shuts it down and waits for its end.
 #[must_use = "dropping it shuts the node down"]
 pub struct Node {
     shared: Arc<Shared>,
+    posting: Posting,
     addr: Addr,
     /// The reactors, whatever state they have, and what tells them what has changed. Taken at the end.
-    running: Option<(Box<dyn Send + Sync>, Follower)>,
+    running: Option<(Box<dyn Send + Sync>, [Follower; 2])>,
 }
 
 /// The time within which the registry must have taken the last state, at the end.
@@ -83,13 +91,14 @@ impl Node {
     fn new<T: 'static>(
         running: Running<NodeReactor<T>>,
         addr: Addr,
-        shared: Arc<Shared>,
-        follower: Follower,
+        (shared, posting): (Arc<Shared>, Posting),
+        followers: [Follower; 2],
     ) -> Self {
         Self {
             shared,
+            posting,
             addr,
-            running: Some((Box::new(running), follower)),
+            running: Some((Box::new(running), followers)),
         }
     }
 
@@ -101,6 +110,11 @@ impl Node {
     /// Returns the address for other servers, with the port that the kernel chose.
     pub fn link_addr(&self) -> &Addr {
         &self.addr
+    }
+
+    /// Returns a handle with which any thread can do what a handler can do, without a client.
+    pub fn later(&self) -> Later {
+        Later::own(&self.shared, &self.posting)
     }
 
     /// Returns the metrics.

@@ -6,12 +6,9 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::context::Request;
+use super::context::{HandlerError, Request};
 use crate::cluster::registry::RouteSpec;
 use crate::cluster::{Error, Event};
-
-/// The error of a handler.
-pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A property of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,8 +80,9 @@ impl<T> Next<'_, T> {
 /// The handlers of a node.
 pub(super) struct Router<T> {
     routes: FxHashMap<i32, Route<T>>,
-    default: Option<Handler<T>>,
+    default: Option<Route<T>>,
     events: FxHashMap<u8, Handler<T>>,
+    gate_lost: Option<Handler<T>>,
 }
 
 pub(super) struct Route<T> {
@@ -108,8 +106,17 @@ impl<T> Router<T> {
         self.routes.get(&route)
     }
 
-    pub(super) fn default_route(&self) -> Option<&Handler<T>> {
+    pub(super) fn default_route(&self) -> Option<&Route<T>> {
         self.default.as_ref()
+    }
+
+    pub(super) fn gate_lost(&self) -> Option<&Handler<T>> {
+        self.gate_lost.as_ref()
+    }
+
+    /// Returns true if the end of a connection is of interest.
+    pub(super) fn follows_connections(&self) -> bool {
+        self.gate_lost.is_some() || self.event(Event::Disconnect).is_some()
     }
 
     pub(super) fn event(&self, event: Event) -> Option<&Handler<T>> {
@@ -190,6 +197,31 @@ impl<T: 'static> Group<T> {
         self
     }
 
+    /// Adds a handler that gets each packet before the handler of its route does. Its error stops the packet.
+    #[must_use]
+    pub fn before<E: Into<HandlerError>>(
+        self,
+        hook: impl Fn(&mut T, &mut Request<'_>) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self {
+        self.middleware(move |state, request, next| {
+            hook(state, request).map_err(Into::into)?;
+            next.run(state, request)
+        })
+    }
+
+    /// Adds a function that is called after the handler of each packet, with its result.
+    #[must_use]
+    pub fn after(
+        self,
+        hook: impl Fn(&mut T, &mut Request<'_>, &Result<(), HandlerError>) + Send + Sync + 'static,
+    ) -> Self {
+        self.middleware(move |state, request, next| {
+            let result = next.run(state, request);
+            hook(state, request, &result);
+            result
+        })
+    }
+
     /// Adds a group.
     #[must_use]
     pub fn group(mut self, routes: impl FnOnce(Group<T>) -> Group<T>) -> Self {
@@ -230,6 +262,9 @@ pub(super) struct Routes<T> {
     pub(super) root: Group<T>,
     pub(super) default: Option<Handler<T>>,
     pub(super) events: Vec<(Event, Handler<T>)>,
+    pub(super) gate_lost: Option<Handler<T>>,
+    /// The name of what was set twice.
+    pub(super) twice: Option<&'static str>,
 }
 
 impl<T: 'static> Routes<T> {
@@ -238,6 +273,8 @@ impl<T: 'static> Routes<T> {
             root: Group::new(),
             default: None,
             events: Vec::new(),
+            gate_lost: None,
+            twice: None,
         }
     }
 
@@ -247,7 +284,8 @@ impl<T: 'static> Routes<T> {
             entries,
         } = &self.root;
         let has_none = middleware.is_empty() && entries.is_empty();
-        has_none && self.default.is_none() && self.events.is_empty()
+        let has_others = self.default.is_some() || self.gate_lost.is_some();
+        has_none && !has_others && self.events.is_empty()
     }
 
     /// Returns the router.
@@ -256,10 +294,20 @@ impl<T: 'static> Routes<T> {
     ///
     /// [`Error::InvalidArgument`] if a route or an event is registered twice.
     pub(super) fn build(self) -> Result<Router<T>, Error> {
+        if let Some(twice) = self.twice {
+            let problem = "it has two handlers; remove one";
+            return Err(Error::argument(twice, problem));
+        }
+        let default = self.default.map(|handler| Route {
+            spec: RouteSpec::default(),
+            middleware: self.root.middleware.clone().into(),
+            handler,
+        });
         let mut router = Router {
             routes: FxHashMap::default(),
-            default: self.default,
+            default,
             events: FxHashMap::default(),
+            gate_lost: self.gate_lost,
         };
         self.root.add_to(&mut router.routes, &[])?;
         for (event, handler) in self.events {

@@ -23,6 +23,12 @@ metric_set! {
         slow_handlers: counter,
         /// Packets sent to clients.
         pushed: counter,
+        /// What was to be sent, but its receiver was not located.
+        lost: counter,
+        /// Timers of handlers, now.
+        timers: gauge,
+        /// Gates that were lost.
+        gates_lost: counter,
         /// Links that other servers have dialled, now.
         links: gauge,
         /// Links refused, since there were too many.

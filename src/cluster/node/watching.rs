@@ -1,37 +1,81 @@
 //! What a node does when the registry tells a change.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
 use super::handler::NodeReactor;
+use crate::cluster::dispatch::RouteTable;
 use crate::cluster::follower::{Follower, Followers};
 use crate::cluster::link::peers;
 use crate::cluster::registry::{Instance, Registry};
 use crate::cluster::{Error, Kind};
 use crate::engine::handler::Engine;
 
-/// Follows the registry for a node. Returns when the reactors have been given the gates that are registered now.
-pub(super) fn watch<T: 'static>(
-    registry: &dyn Registry,
-    engine: &Engine<NodeReactor<T>>,
-) -> Result<Follower, Error> {
-    let mut gates = registry.watch(Kind::Gate.as_str())?;
-    if let Some(first) = gates.next() {
-        set_peers(&first, engine);
-    }
-    let to = engine.clone();
-    Followers::default().follow("registry", gates, move |list| {
-        // At the end the last gates stay.
-        if let Some(list) = list {
-            set_peers(&list, &to);
-        }
-    })
+/// The servers that are registered, as far as the registry has told.
+struct Servers<T: 'static> {
+    gates: Vec<Instance>,
+    nodes: Vec<Arc<Instance>>,
+    table: RouteTable,
+    own: String,
+    engine: Engine<NodeReactor<T>>,
 }
 
-fn set_peers<T: 'static>(gates: &[Instance], engine: &Engine<NodeReactor<T>>) {
-    let peers = peers(gates);
-    for reactor in 0..engine.reactors() {
-        let peers = peers.clone();
-        // There is one for each change of the registry, whose watch keeps the latest only.
-        engine.run_anyway(reactor, move |node, reactor| {
-            node.set_peers(&peers, reactor);
-        });
+/// Follows the registry for a node. Returns when the reactors have been given the servers that are registered now.
+pub(super) fn watch<T: 'static>(
+    registry: &dyn Registry,
+    own: &str,
+    table: RouteTable,
+    engine: &Engine<NodeReactor<T>>,
+) -> Result<[Follower; 2], Error> {
+    let mut gates = registry.watch(Kind::Gate.as_str())?;
+    let mut nodes = registry.watch(Kind::Node.as_str())?;
+    let mut servers = Servers {
+        gates: gates.next().unwrap_or_default(),
+        nodes: Vec::new(),
+        table,
+        own: own.to_owned(),
+        engine: engine.clone(),
+    };
+    servers.set_nodes(nodes.next().unwrap_or_default());
+    servers.tell();
+    let servers = Arc::new(Mutex::new(servers));
+    let of_gates = servers.clone();
+    // At the end the last servers stay.
+    let gates = Followers::default().follow("registry", gates, move |list| {
+        if let Some(list) = list {
+            let mut servers = of_gates.lock();
+            servers.gates = list;
+            servers.tell();
+        }
+    })?;
+    let nodes = Followers::default().follow("registry", nodes, move |list| {
+        if let Some(list) = list {
+            let mut servers = servers.lock();
+            servers.set_nodes(list);
+            servers.tell();
+        }
+    })?;
+    Ok([gates, nodes])
+}
+
+impl<T: 'static> Servers<T> {
+    fn set_nodes(&mut self, list: Vec<Instance>) {
+        self.nodes = list.into_iter().map(Arc::new).collect();
+        // Gates tell what the nodes disagree about.
+        self.table = self.table.updated(&self.nodes).0;
+    }
+
+    fn tell(&self) {
+        let others = self.nodes.iter().filter(|node| node.id != self.own);
+        let all = self.gates.iter().chain(others.map(|node| &**node));
+        let peers = peers(all);
+        for reactor in 0..self.engine.reactors() {
+            let (peers, table) = (peers.clone(), self.table.clone());
+            // There is one for each change of the registry, whose watch keeps the latest only.
+            self.engine.run_anyway(reactor, move |node, reactor| {
+                node.set_servers(peers, table, reactor);
+            });
+        }
     }
 }

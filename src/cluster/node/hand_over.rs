@@ -1,0 +1,149 @@
+//! Which reactor handles what concerns a connection, and how that goes from one reactor to another.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::cluster::Event;
+use crate::cluster::drpc::RejectReason;
+use crate::engine::slots::ConnId;
+
+/// The server that has handed a packet or an event to the node.
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    /// Its id, or nothing if it has not introduced itself.
+    pub(super) id: Arc<str>,
+    pub(super) is_node: bool,
+}
+
+/// Something that waits for a reactor, or on one.
+pub(super) struct Item {
+    pub(super) from: Sender,
+    pub(super) cid: i64,
+    pub(super) uid: i64,
+    pub(super) what: What,
+}
+
+pub(super) enum What {
+    Packet {
+        packet: Vec<u8>,
+        back: Back,
+    },
+    Event(Event),
+    /// What comes next of the connection is handled by another reactor.
+    Leave {
+        to: usize,
+        fence: u64,
+    },
+    /// What comes next of the connection waits until another reactor has done what it has of it.
+    Await {
+        fence: u64,
+    },
+    /// That has been done.
+    Release {
+        fence: u64,
+    },
+    /// The last link of a server has ended.
+    LinksEnded,
+}
+
+/// The link that a packet came by, and the number under which it is answered, or 0.
+#[derive(Clone, Copy)]
+pub(super) struct Back {
+    /// `None` for a packet of this node to itself.
+    pub(super) link: Option<ConnId>,
+    pub(super) seq: u64,
+}
+
+/// A message to a server that has dialled this one.
+pub(super) enum Note {
+    Answer {
+        seq: u64,
+        failed: bool,
+    },
+    Reject {
+        cid: i64,
+        route: i32,
+        seq: i32,
+        reason: RejectReason,
+    },
+}
+
+impl Item {
+    /// Returns about how many bytes it takes in memory.
+    pub(super) fn weight(&self) -> usize {
+        let packet = match &self.what {
+            What::Packet { packet, .. } => packet.len(),
+            _ => 0,
+        };
+        size_of::<Self>() + packet
+    }
+
+    fn key(&self) -> (Arc<str>, i64) {
+        (self.from.id.clone(), self.cid)
+    }
+}
+
+/// The connections whose packets wait, for another reactor or for the locator.
+#[derive(Default)]
+pub(super) struct Waiting {
+    by_conn: HashMap<(Arc<str>, i64), Held>,
+    /// Fences that were released before they were awaited.
+    released: HashSet<u64>,
+}
+
+struct Held {
+    fence: u64,
+    items: VecDeque<Item>,
+}
+
+impl Waiting {
+    /// Returns true if what comes of the connection must wait.
+    pub(super) fn holds(&self, from: &Sender, cid: i64) -> bool {
+        !self.by_conn.is_empty() && self.by_conn.contains_key(&(from.id.clone(), cid))
+    }
+
+    /// Puts an item behind those that wait. Gives it back if none of its connection does.
+    pub(super) fn push(&mut self, item: Item) -> Option<Item> {
+        if self.by_conn.is_empty() {
+            return Some(item);
+        }
+        match self.by_conn.get_mut(&item.key()) {
+            None => Some(item),
+            Some(held) => {
+                held.items.push_back(item);
+                None
+            }
+        }
+    }
+
+    /// Holds what comes of a connection until the fence is released, unless it is already.
+    pub(super) fn hold(&mut self, from: &Sender, cid: i64, fence: u64) {
+        if !self.released.remove(&fence) {
+            let items = VecDeque::new();
+            let key = (from.id.clone(), cid);
+            self.by_conn.insert(key, Held { fence, items });
+        }
+    }
+
+    /// Releases a fence. Returns what has waited for it.
+    pub(super) fn release(&mut self, from: &Sender, cid: i64, fence: u64) -> VecDeque<Item> {
+        let key = (from.id.clone(), cid);
+        match self.by_conn.get(&key) {
+            Some(held) if held.fence == fence => {
+                let held = self.by_conn.remove(&key);
+                held.map_or_else(VecDeque::new, |held| held.items)
+            }
+            _ => {
+                self.released.insert(fence);
+                VecDeque::new()
+            }
+        }
+    }
+
+    /// Puts back what must wait again, behind what waits already.
+    pub(super) fn put_back(&mut self, from: &Sender, cid: i64, items: VecDeque<Item>) {
+        if let Some(held) = self.by_conn.get_mut(&(from.id.clone(), cid)) {
+            held.items.extend(items);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What a node sends to gates and other nodes.
+
+use std::sync::Arc;
+
+use super::context::{Call, Core, Found, Gather, OwnPacket, Place};
+use super::reply::Reply;
+use crate::cluster::codec::EncodeBody;
+use crate::cluster::dispatch::{Dispatch, Refusal, Source};
+use crate::cluster::drpc::Request;
+use crate::cluster::link::Identity;
+use crate::cluster::locator::Located;
+use crate::cluster::packet::Packet;
+use crate::cluster::{Error, Kind};
+
+/// The maximum number of requests that wait for the locator, on one reactor.
+const MAX_LOCATING: usize = 65_536;
+
+impl Core {
+    /// Encodes a packet, and gives it to `send`.
+    pub(super) fn with_packet<R>(
+        &mut self,
+        (route, seq): (i32, i32),
+        value: &(impl EncodeBody + ?Sized),
+        send: impl FnOnce(&mut Self, &[u8]) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        self.data.clear();
+        self.packet.clear();
+        let options = &self.shared.options;
+        options.codec.encode_into(value, &mut self.data)?;
+        let data = &self.data;
+        let packets = &options.packet;
+        packets.encode_into(&Packet { route, seq, data }, &mut self.packet)?;
+        let packet = std::mem::take(&mut self.packet);
+        let sent = send(self, &packet);
+        self.packet = packet;
+        sent
+    }
+
+    /// Sends a request that is not answered.
+    pub(super) fn send(
+        &mut self,
+        kind: Kind,
+        peer: &str,
+        request: &Request<'_>,
+    ) -> Result<(), Error> {
+        self.is_pending = true;
+        let sent = self.lanes.send(peer, request, self.now);
+        if !matches!(sent, Err(Error::LinkDown { .. })) {
+            return sent;
+        }
+        // The registry may not have told of it yet.
+        self.lanes.expect(&Identity::new(kind, peer));
+        self.lanes.send(peer, request, self.now)
+    }
+
+    /// Sends a request to every gate. One that does not take it misses it.
+    pub(super) fn send_to_all(&mut self, request: &Request<'_>) -> Result<(), Error> {
+        let gates = std::mem::take(&mut self.gates);
+        let mut result = Ok(());
+        for gate in &gates {
+            result = result.and(self.send(Kind::Gate, gate, request));
+        }
+        self.gates = gates;
+        result
+    }
+
+    /// Sends a request to the gate of a user, as soon as it is known.
+    pub(super) fn send_to_gate_of(
+        &mut self,
+        uid: i64,
+        send: impl FnOnce(&mut Self, &str) -> Result<(), Error> + 'static,
+    ) -> Result<(), Error> {
+        match self.whereabouts(uid, None) {
+            Located::At(gid) => send(self, &gid),
+            Located::Nowhere => Err(Error::NotFoundUserLocation { uid }),
+            Located::Unknown => self.locate(
+                (uid, None),
+                Box::new(move |core, found| {
+                    let sent = found
+                        .and_then(|found| found.ok_or(Error::NotFoundUserLocation { uid }))
+                        .and_then(|gid| send(core, &gid));
+                    core.note_lost(sent);
+                }),
+            ),
+        }
+    }
+
+    /// Asks a gate. The answer is told to `call`, and so is that it cannot be asked.
+    pub(super) fn ask(&mut self, gid: &str, request: &Request<'_>, call: Call) {
+        self.is_pending = true;
+        let asked = match self.lanes.call(gid, request, call, self.now) {
+            Err((call, Error::LinkDown { .. })) => {
+                // The registry may not have told of it yet.
+                self.lanes.expect(&Identity::new(Kind::Gate, gid));
+                self.lanes.call(gid, request, call, self.now)
+            }
+            asked => asked,
+        };
+        if let Err((call, error)) = asked {
+            self.ended.push((call, Err(error)));
+        }
+    }
+
+    /// Asks the gate of a user. If the user is nowhere, that is `absent`.
+    pub(super) fn ask_gate_of(
+        &mut self,
+        uid: i64,
+        request: Request<'static>,
+        absent: Result<Reply, Error>,
+        call: Call,
+    ) -> Result<(), Error> {
+        self.is_pending = true;
+        let found: Found = Box::new(move |core, found| match found {
+            Ok(Some(gid)) => core.ask(&gid, &request, call),
+            Ok(None) => core.ended.push((call, absent)),
+            Err(error) => core.ended.push((call, Err(error))),
+        });
+        match self.whereabouts(uid, None) {
+            Located::At(gid) => found(self, Ok(Some(gid))),
+            Located::Nowhere => found(self, Ok(None)),
+            Located::Unknown => return self.locate((uid, None), found),
+        }
+        Ok(())
+    }
+
+    /// Asks all gates. `call` gets the sum of the totals.
+    pub(super) fn gather(&mut self, request: &Request<'_>, call: Call) {
+        let gates = std::mem::take(&mut self.gates);
+        self.last_gather += 1;
+        let number = self.last_gather;
+        if gates.is_empty() {
+            self.ended.push((call, Ok(Reply::Total(0))));
+            self.is_pending = true;
+            return;
+        }
+        let gather = Gather {
+            missing: gates.len(),
+            total: 0,
+            then: call,
+        };
+        self.gathering.insert(number, gather);
+        for gate in &gates {
+            self.ask(
+                gate,
+                request,
+                Box::new(move |_, core, reply| core.gathered(number, reply)),
+            );
+        }
+        self.gates = gates;
+    }
+
+    fn gathered(&mut self, number: u64, reply: Result<Reply, Error>) {
+        let Some(gather) = self.gathering.get_mut(&number) else {
+            return;
+        };
+        match reply {
+            Ok(Reply::Total(total)) => gather.total += total,
+            Ok(_) => {}
+            Err(error) => {
+                log::debug!(target: "epicycle::cluster", "a gate is not counted: {error}");
+            }
+        }
+        gather.missing -= 1;
+        if gather.missing == 0
+            && let Some(gather) = self.gathering.remove(&number)
+        {
+            self.ended
+                .push((gather.then, Ok(Reply::Total(gather.total))));
+            self.is_pending = true;
+        }
+    }
+
+    /// Delivers a packet to a node of its route.
+    pub(super) fn deliver(&mut self, route: i32, uid: i64, packet: &[u8]) -> Result<(), Error> {
+        let table = self.table.clone();
+        match table.dispatch(route, Source::Node { uid }) {
+            Dispatch::To(node) => self.deliver_to(&node.id, uid, packet),
+            Dispatch::Refuse(Refusal::UnknownRoute) => Err(Error::NotFoundRoute { route }),
+            Dispatch::Refuse(Refusal::NoneWorking) => Err(Error::NotFoundEndpoint {
+                wanted: format!("for route {route}"),
+            }),
+            Dispatch::Refuse(_) => Err(Error::NotFoundUserLocation { uid }),
+            Dispatch::Locate { alias, uid } => match self.whereabouts(uid, Some(alias)) {
+                Located::At(nid) => self.deliver_to(&nid, uid, packet),
+                Located::Nowhere => Err(Error::NotFoundUserLocation { uid }),
+                Located::Unknown => {
+                    let (place, packet) = ((uid, Some(alias.clone())), packet.to_vec());
+                    self.locate(
+                        place,
+                        Box::new(move |core, found| {
+                            let sent = found
+                                .and_then(|found| found.ok_or(Error::NotFoundUserLocation { uid }))
+                                .and_then(|nid| core.deliver_to(&nid, uid, &packet));
+                            core.note_lost(sent);
+                        }),
+                    )
+                }
+            },
+        }
+    }
+
+    /// Delivers a packet to a node, which may be this one.
+    pub(super) fn deliver_to(&mut self, nid: &str, uid: i64, packet: &[u8]) -> Result<(), Error> {
+        self.is_pending = true;
+        if *nid == self.shared.ours.id {
+            if self.own_packets.len() >= MAX_OWN {
+                let what = "queue of packets of a node to itself";
+                return Err(Error::Busy { what });
+            }
+            let packet = packet.to_vec();
+            self.own_packets.push_back(OwnPacket { uid, packet });
+            return Ok(());
+        }
+        if !self.dialled.contains(nid) {
+            let known = self.peers.iter().any(|(peer, _)| peer.id == nid);
+            if !known {
+                let wanted = nid.to_owned();
+                return Err(Error::NotFoundEndpoint { wanted });
+            }
+            self.dialled.insert(nid.to_owned());
+            self.has_new_peer = true;
+        }
+        let cid = 0;
+        self.send(Kind::Node, nid, &Request::Deliver { cid, uid, packet })
+    }
+
+    /// Returns where a user is, if it is known and nothing waits to be told.
+    fn whereabouts(&self, uid: i64, alias: Option<&Arc<str>>) -> Located {
+        let place = (uid, alias.cloned());
+        if !self.locating.is_empty() && self.locating.contains_key(&place) {
+            return Located::Unknown;
+        }
+        match alias {
+            None => self.shared.locations.cached_gate(uid),
+            Some(alias) => self.shared.locations.cached_node(uid, alias),
+        }
+    }
+
+    /// Asks the locator, after all that waits for the same place.
+    fn locate(&mut self, place: Place, found: Found) -> Result<(), Error> {
+        if self.locating_len >= MAX_LOCATING {
+            let what = "queue of requests that wait for the locator";
+            return Err(Error::Busy { what });
+        }
+        if let Some(waiting) = self.locating.get_mut(&place) {
+            waiting.push(found);
+        } else {
+            let (shared, reactor, asked) = (self.shared.clone(), self.id, place.clone());
+            let posting = self.posting.clone();
+            let job = move || {
+                let found = match &asked {
+                    (uid, None) => shared.locations.gate(*uid),
+                    (uid, Some(alias)) => shared.locations.node(*uid, alias),
+                };
+                posting.post_anyway(
+                    reactor,
+                    Box::new(move |_, core| core.located(&asked, &found)),
+                );
+            };
+            self.shared.submit(None, job)?;
+            self.locating.insert(place, vec![found]);
+        }
+        self.locating_len += 1;
+        Ok(())
+    }
+
+    fn located(&mut self, place: &Place, found: &Result<Option<Arc<str>>, Error>) {
+        let waiting = self.locating.remove(place).unwrap_or_default();
+        self.locating_len -= waiting.len();
+        for then in waiting {
+            then(self, found.clone());
+        }
+    }
+
+    /// Notes that something which had been taken was not sent.
+    fn note_lost(&self, sent: Result<(), Error>) {
+        if let Err(error) = sent {
+            self.counters().lost.add(1);
+            log::debug!(target: "epicycle::cluster", "something is not sent: {error}");
+        }
+    }
+}
+
+/// The maximum number of packets of a node to itself that wait, on one reactor.
+const MAX_OWN: usize = 65_536;
