@@ -44,7 +44,7 @@ const PROTOCOLS: [&str; 5] = [
 /// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
 const CLUSTER: [&[&str]; 8] = [
     &[
-        "codec", "error", "follower", "keyed", "mode", "roles", "text", "uuid", "watch",
+        "codec", "error", "follower", "keyed", "mode", "monitor", "roles", "text", "uuid", "watch",
     ],
     &["packet", "drpc"],
     &[
@@ -52,7 +52,7 @@ const CLUSTER: [&[&str]; 8] = [
     ],
     &["link"],
     &["session"],
-    &["gate", "node", "client", "mesh"],
+    &["admin", "gate", "node", "client", "mesh"],
     &["embedded"],
     &["container"],
 ];

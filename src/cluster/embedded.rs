@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Monitor;
+use super::admin::{Admin, AdminBuilder};
 use super::cache::MemoryCache;
 use super::eventbus::MemoryEventBus;
 use super::gate::{Gate, GateBuilder};
@@ -35,6 +37,7 @@ pub struct Cluster {
     event_bus: MemoryEventBus,
     locks: MemoryLocks,
     cache: MemoryCache,
+    monitor: Monitor,
 }
 
 impl Cluster {
@@ -48,6 +51,7 @@ impl Cluster {
         Gate::builder()
             .registry(self.registry.clone())
             .locator(self.locator.clone())
+            .monitor(&self.monitor)
     }
 
     /// Returns the options of a node of this cluster.
@@ -59,12 +63,27 @@ impl Cluster {
 
     /// Returns the options of a mesh of this cluster.
     pub fn mesh(&self) -> MeshBuilder {
-        Mesh::builder().registry(self.registry.clone())
+        Mesh::builder()
+            .registry(self.registry.clone())
+            .monitor(&self.monitor)
+    }
+
+    /// Returns the options of an admin interface of this cluster.
+    pub fn admin(&self) -> AdminBuilder {
+        Admin::builder()
+            .registry(self.registry.clone())
+            .locator(self.locator.clone())
+            .monitor(&self.monitor)
     }
 
     /// Returns the options of a client of the meshes of this cluster.
     pub fn mesh_client(&self) -> MeshClientBuilder {
         MeshClient::builder().registry(self.registry.clone())
+    }
+
+    /// Returns the list of its servers, whose metrics it has.
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
     /// Returns the registry.

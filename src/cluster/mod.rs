@@ -13,6 +13,7 @@
 //! - [`config`]: the configuration of a process, with the keys of due.
 //! - [`container`]: starts and ends the parts of a process.
 //! - [`mesh`]: services that are called by name.
+//! - [`admin`]: an interface for operators, and metrics.
 //! - [`eventbus`], [`lock`], [`cache`]: messages, locks and values that all servers share.
 //!
 //! Registry, locator, event bus, locks and cache are traits, each with an implementation in memory for servers that are in one
@@ -27,6 +28,7 @@
 //! # Ok::<(), epicycle::cluster::Error>(())
 //! ```
 
+pub mod admin;
 pub mod cache;
 pub mod client;
 pub mod codec;
@@ -45,6 +47,7 @@ pub mod locator;
 pub mod lock;
 pub mod mesh;
 mod mode;
+mod monitor;
 pub mod node;
 pub mod packet;
 pub mod registry;
@@ -57,6 +60,7 @@ mod watch;
 pub use self::embedded::Cluster;
 pub use self::error::Error;
 pub use self::mode::Mode;
+pub use self::monitor::{Monitor, Observed};
 pub use self::roles::{Event, Kind, State};
 pub use self::text::{from_text, to_text};
 pub use self::uuid::new_uuid;

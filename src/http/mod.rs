@@ -212,6 +212,8 @@ mod codec;
 mod error;
 mod exchange;
 pub(crate) mod fields;
+#[cfg(any(feature = "cluster", feature = "gateway"))]
+pub(crate) mod guard;
 pub(crate) mod head;
 mod limits;
 pub(crate) mod lines;

@@ -1,7 +1,7 @@
 //! Other implementations as the other end, which `.ci/strangers` installs.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -28,6 +28,24 @@ pub(crate) fn python_prometheus() -> Option<Command> {
         ["-c", "import prometheus_client.parser"],
         "prometheus_client for Python",
     )
+}
+
+/// Returns the number of metrics in a text for Prometheus, as its own library for Python reads it. The test is skipped without it.
+pub(crate) fn prometheus_families(text: &str) -> Option<usize> {
+    let script = "import sys; from prometheus_client.parser import text_string_to_metric_families as f; print(len(list(f(sys.stdin.read()))))";
+    let mut parser = python_prometheus()?
+        .args(["-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut input = parser.stdin.take().expect("is piped");
+    input.write_all(text.as_bytes()).expect("is read");
+    drop(input);
+    let said = parser.wait_with_output().expect("ends");
+    assert!(said.status.success(), "{text}");
+    let families = String::from_utf8_lossy(&said.stdout).trim().parse();
+    Some(families.expect("is a number"))
 }
 
 /// Returns a Python with the package `PySocks`. The test is skipped without it.

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::handler::GateReactor;
 use super::listener::{ClientListener, Door};
+use super::observed::ObservedGate;
 use super::options::{DuplicateLogin, HeartbeatMode, Options, RateLimit, SlowClient};
 use super::shared::{Backends, POOL_QUEUE, Shared};
 use super::{Gate, RefusedPacket, watching};
@@ -16,7 +17,7 @@ use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::{Packet, PacketOptions};
 use crate::cluster::registry::{Directory, Instance, MemoryRegistry, Registered, Registry};
 use crate::cluster::session::MAX_REACTORS;
-use crate::cluster::{Error, Kind, new_uuid};
+use crate::cluster::{Error, Kind, Monitor, new_uuid};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::handler::Engine;
 use crate::engine::listen::Listen;
@@ -36,6 +37,7 @@ pub struct GateBuilder {
     locator: Arc<dyn Locator>,
     dispatch: Policy,
     reactors: usize,
+    monitor: Option<Monitor>,
     options: Options,
 }
 
@@ -59,6 +61,7 @@ impl Gate {
             locator: Arc::new(MemoryLocator::new()),
             dispatch: Policy::default(),
             reactors: 1,
+            monitor: None,
             options: Options {
                 packet: PacketOptions::default(),
                 heartbeat: HeartbeatMode::default(),
@@ -168,6 +171,12 @@ impl GateBuilder {
     /// do not all come to the other gates at once. Default: [`Duration::ZERO`], at once.
     pub fn retry_within(mut self, time: Duration) -> Self {
         self.options.retry_within = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        self
+    }
+
+    /// Adds the gate to a list of what is observed, for an [admin interface](crate::cluster::admin). Default: it is on none.
+    pub fn monitor(mut self, monitor: &Monitor) -> Self {
+        self.monitor = Some(monitor.clone());
         self
     }
 
@@ -315,6 +324,7 @@ impl GateBuilder {
             table: RouteTable::new(self.dispatch),
             shared: Arc::new(shared),
             followers,
+            monitor: self.monitor,
         };
         Ok((server.reactors(self.reactors), prepared))
     }
@@ -352,6 +362,7 @@ pub(super) struct Prepared {
     table: RouteTable,
     shared: Arc<Shared>,
     followers: Followers,
+    monitor: Option<Monitor>,
 }
 
 impl Prepared {
@@ -381,6 +392,11 @@ impl Prepared {
         let mut instance = Instance::new(Kind::Gate, &*shared.ours.id, endpoint.to_string());
         instance.alias = self.name;
         instance.metadata = self.metadata;
+        let observed = self.monitor.map(|monitor| {
+            let observed = Arc::new(ObservedGate::new(shared.clone(), engine.clone()));
+            monitor.add(&observed);
+            observed
+        });
         let gate = Gate {
             shared,
             addrs,
@@ -388,6 +404,7 @@ impl Prepared {
             #[cfg(feature = "testing")]
             followers: self.followers,
             following: Some(following),
+            observed,
         };
         gate.shared.registered.register(instance)?;
         Ok(gate)

@@ -50,6 +50,7 @@ mod drain;
 mod handler;
 mod kept;
 mod listener;
+mod observed;
 mod options;
 mod requests;
 mod shared;
@@ -66,6 +67,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::handler::GateReactor;
+use self::observed::ObservedGate;
 use self::shared::Shared;
 use super::follower::Follower;
 #[cfg(feature = "testing")]
@@ -92,6 +94,8 @@ pub struct Gate {
     followers: Followers,
     /// They tell the reactors what has changed, and end after them.
     following: Option<[Follower; 2]>,
+    /// Taken at the end, so that nobody asks the reactors any more.
+    observed: Option<Arc<ObservedGate>>,
 }
 
 /// The time within which the locator must have forgotten the users, at the end.
@@ -140,6 +144,7 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        drop(self.observed.take());
         self.shared.registered.deregister();
         if let Some(running) = self.running.take() {
             self.close_clients(running.engine());

@@ -170,6 +170,21 @@ impl<T> Lanes<T> {
         self.call(id, &Request::Ping, token, now).is_ok()
     }
 
+    /// Returns the peers with the bytes that wait for each.
+    pub(in crate::cluster) fn queued<H: LinkTimer>(
+        &self,
+        reactor: &mut Reactor<'_, H>,
+    ) -> Vec<(String, u64)> {
+        let queued = self.lanes.values().map(|dialled| {
+            let unsent = (dialled.conn)
+                .and_then(|conn| reactor.with(conn, |conn, _| conn.buffered_out()))
+                .unwrap_or_default();
+            let waiting = dialled.lane.stats().queued_bytes + unsent as u64;
+            (dialled.theirs.id.clone(), waiting)
+        });
+        queued.collect()
+    }
+
     /// Begins on a new connection. Returns false if its peer is gone.
     pub(in crate::cluster) fn on_open<H: LinkTimer>(
         &mut self,

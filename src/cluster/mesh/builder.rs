@@ -3,13 +3,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::rpc::RpcTransporter;
 use super::transporter::Transporter;
-use super::{Error, Mesh};
+use super::{Error, Mesh, Shared};
 use crate::addr::Addr;
 use crate::cluster::link::endpoint;
 use crate::cluster::registry::{Instance, MemoryRegistry, Registered, Registry, ServiceEndpoint};
-use crate::cluster::{Kind, new_uuid};
+use crate::cluster::{Kind, Monitor, new_uuid};
 use crate::engine::listen::Listen;
 use crate::rpc::{PeerBuilder, Router};
 
@@ -23,6 +25,7 @@ pub struct MeshBuilder {
     weight: u32,
     metadata: BTreeMap<String, String>,
     drain: Duration,
+    monitor: Option<Monitor>,
     rpc: RpcTransporter,
     other: Option<Box<dyn Transporter>>,
 }
@@ -38,6 +41,7 @@ impl Mesh {
             weight: 0,
             metadata: BTreeMap::new(),
             drain: Duration::from_secs(60),
+            monitor: None,
             rpc: RpcTransporter::default(),
             other: None,
         }
@@ -68,6 +72,12 @@ impl MeshBuilder {
     /// Sets the registry. Default: one in memory, which no other server has.
     pub fn registry(mut self, registry: impl Registry) -> Self {
         self.registry = Arc::new(registry);
+        self
+    }
+
+    /// Adds the mesh to a list of what is observed, for an [admin interface](crate::cluster::admin). Default: it is on none.
+    pub fn monitor(mut self, monitor: &Monitor) -> Self {
+        self.monitor = Some(monitor.clone());
         self
     }
 
@@ -156,13 +166,18 @@ impl MeshBuilder {
         instance.services = services;
         instance.weight = self.weight;
         instance.metadata = self.metadata;
-        let registered = Registered::new(self.registry);
-        registered.register(instance)?;
-        Ok(Mesh {
+        let shared = Arc::new(Shared {
             id,
+            registered: Registered::new(self.registry),
+            server: Mutex::new(Some(server)),
+        });
+        shared.registered.register(instance)?;
+        if let Some(monitor) = self.monitor {
+            monitor.add(&shared);
+        }
+        Ok(Mesh {
+            shared,
             addr,
-            registered,
-            server: Some(server),
             drain: self.drain,
         })
     }

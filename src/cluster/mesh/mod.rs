@@ -40,10 +40,15 @@ mod transporter;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
+use super::monitor::Observed;
 use super::registry::Registered;
-use super::{Error, State};
+use super::{Error, Kind, State};
+use crate::metrics::Exposition;
 
 pub use self::builder::MeshBuilder;
 pub use self::call::MeshCall;
@@ -54,17 +59,23 @@ pub use self::transporter::{Channel, Done, MeshAddress, MeshRequest, MeshServer,
 /// A running server of stateless services. A drop shuts it down as [`shutdown`](Self::shutdown) does.
 #[must_use = "dropping it shuts the mesh down"]
 pub struct Mesh {
-    id: String,
+    shared: Arc<Shared>,
     addr: SocketAddr,
-    registered: Registered,
-    server: Option<Box<dyn MeshServer>>,
     drain: Duration,
+}
+
+/// What an observer sees of a mesh.
+struct Shared {
+    id: String,
+    registered: Registered,
+    /// Taken at the end.
+    server: Mutex<Option<Box<dyn MeshServer>>>,
 }
 
 impl Mesh {
     /// Returns the instance id.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.shared.id
     }
 
     /// Returns the address that it listens on, with the port that the kernel chose.
@@ -78,7 +89,7 @@ impl Mesh {
     ///
     /// Returns the error of the registry.
     pub fn set_state(&self, state: State) -> Result<(), Error> {
-        self.registered.set_state(state)
+        self.shared.registered.set_state(state)
     }
 
     /// Registers the state `hang`, so that clients pick other instances, lets the calls under way end within the
@@ -95,19 +106,36 @@ impl Mesh {
 impl Drop for Mesh {
     fn drop(&mut self) {
         if let Err(error) = self.set_state(State::Hang) {
-            log::warn!(target: "epicycle::cluster", "the mesh {} stays in its state: {error}", self.id);
+            log::warn!(target: "epicycle::cluster", "the mesh {} stays in its state: {error}", self.id());
         }
-        if let Some(server) = self.server.take() {
+        let server = self.shared.server.lock().take();
+        if let Some(server) = server {
             server.shutdown(self.drain);
         }
-        self.registered.deregister();
+        self.shared.registered.deregister();
+    }
+}
+
+impl Observed for Shared {
+    fn identity(&self) -> (Kind, &str) {
+        (Kind::Mesh, &self.id)
+    }
+
+    fn state(&self) -> Option<State> {
+        State::from_code(self.registered.state_code())
+    }
+
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        if let Some(server) = &*self.server.lock() {
+            server.expose(labels, to);
+        }
     }
 }
 
 impl fmt::Debug for Mesh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mesh")
-            .field("id", &self.id)
+            .field("id", &self.id())
             .field("addr", &self.addr)
             .finish_non_exhaustive()
     }

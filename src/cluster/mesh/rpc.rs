@@ -12,6 +12,7 @@ use crate::cluster::Error;
 use crate::cluster::codec::Codec;
 use crate::engine::connect::Connect;
 use crate::engine::listen::Listen;
+use crate::metrics::{Expose, Exposition};
 use crate::rpc::wire::{self, Raw, Status, code};
 use crate::rpc::{MultiClient, MultiClientBuilder, Peer, PeerBuilder, Router};
 #[cfg(feature = "tls")]
@@ -72,7 +73,7 @@ impl Transporter for RpcTransporter {
             None => (listen, false),
         };
         let routes = std::mem::take(&mut self.routes);
-        let builder = Peer::builder().listen(listen).routes(routes);
+        let builder = Peer::builder().listen(listen).routes(routes).count_time();
         let peer = self.change(builder).start()?;
         let addr = peer.local_addrs().first().and_then(Addr::as_socket_addr);
         let Some(addr) = addr else {
@@ -116,6 +117,10 @@ impl MeshServer for RpcServer {
 
     fn is_secure(&self) -> bool {
         self.is_secure
+    }
+
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        self.peer.stats().expose(labels, to);
     }
 
     fn shutdown(self: Box<Self>, deadline: Duration) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::Bytes;
 use crate::cluster::Error;
 use crate::cluster::codec::Codec;
+use crate::metrics::Exposition;
 
 /// A protocol that carries the calls of meshes, such as gRPC. That of [`rpc`](crate::rpc) is the default.
 ///
@@ -117,6 +118,11 @@ pub trait MeshServer: Send + Sync + 'static {
     /// Returns true if clients must use TLS.
     fn is_secure(&self) -> bool {
         false
+    }
+
+    /// Adds the metrics of the server, each with these labels. The default adds none.
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        let _ = (labels, to);
     }
 
     /// Takes no more calls, lets those under way end within this time, and waits for the end.

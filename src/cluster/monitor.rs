@@ -1,0 +1,86 @@
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::{Kind, State};
+use crate::metrics::Exposition;
+
+/// A part of a process that tells its state and its metrics: a gate, a node, a mesh.
+pub trait Observed: Send + Sync + 'static {
+    /// Returns the kind and the id of the instance.
+    fn identity(&self) -> (Kind, &str);
+
+    /// Returns the state in which it is registered. `None` if it has one that nobody knows.
+    fn state(&self) -> Option<State>;
+
+    /// Adds its metrics, each with these labels. It may block for a moment, so it is not called on a reactor.
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition);
+}
+
+/// The parts of a process that an [admin interface](super::admin) tells of. Clones share the list.
+///
+/// A part is on the list from its start to its end.
+///
+/// ```
+/// use epicycle::cluster::Monitor;
+/// use epicycle::cluster::gate::Gate;
+///
+/// let monitor = Monitor::new();
+/// let gate = Gate::builder().monitor(&monitor).listen("tcp://127.0.0.1:0").id("gate-1").start()?;
+/// assert!(monitor.metrics().contains(r#"epicycle_gate_connections{id="gate-1"} 0"#));
+/// gate.shutdown();
+/// assert!(monitor.metrics().is_empty());
+/// # Ok::<(), epicycle::cluster::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Monitor(Arc<Mutex<Vec<Weak<dyn Observed>>>>);
+
+impl Monitor {
+    /// Returns an empty list.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a part. It leaves the list with its last `Arc`.
+    pub fn add(&self, part: &Arc<impl Observed>) {
+        let mut parts = self.0.lock();
+        parts.retain(|part| part.strong_count() > 0);
+        let part: Weak<dyn Observed> = Arc::downgrade(&(part.clone() as Arc<dyn Observed>));
+        parts.push(part);
+    }
+
+    /// Returns the metrics of all parts in the text format of Prometheus, with the label `id`.
+    pub fn metrics(&self) -> String {
+        let mut exposition = Exposition::new();
+        self.expose(&mut exposition);
+        let mut text = String::new();
+        exposition.write(&mut text);
+        text
+    }
+
+    /// Adds the metrics of all parts.
+    pub fn expose(&self, to: &mut Exposition) {
+        for part in self.parts() {
+            let (kind, id) = part.identity();
+            part.expose(&[("id", id)], to);
+            let labels = [("id", id), ("kind", kind.as_str())];
+            let state = part.state().map_or(-1.0, |state| state.code().into());
+            let help = "The state: 0 shut, 1 work, 2 busy, 3 hang, -1 unknown.";
+            to.gauge("epicycle_cluster_state", help, &labels, state);
+        }
+    }
+
+    /// Returns the parts that are there now.
+    pub(super) fn parts(&self) -> Vec<Arc<dyn Observed>> {
+        self.0.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = self.parts();
+        let names = parts.iter().map(|part| part.identity());
+        f.debug_list().entries(names).finish()
+    }
+}

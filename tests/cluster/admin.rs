@@ -1,0 +1,364 @@
+//! The admin interface, over real sockets, with a gate and nodes that it acts on.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use epicycle::cluster::admin::{Admin, AdminBuilder};
+use epicycle::cluster::drpc::{Code, Secret};
+use epicycle::cluster::locator::Locator;
+use epicycle::cluster::mesh::{Mesh, MeshClient};
+use epicycle::cluster::registry::{Instance, Registry};
+use epicycle::cluster::{Cluster, Kind, Monitor, State};
+use serde_json::{Value, json};
+
+use crate::gate::World;
+use crate::rig::packet;
+use crate::util::strangers::prometheus_families;
+use crate::util::{LONG, eventually};
+
+const TOKEN: &str = "0123456789abcdef";
+
+struct Response {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Response {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{} {}", self.status, self.body))
+    }
+}
+
+/// Sends a request as it is.
+fn send(admin: &Admin, request: &str) -> Response {
+    let mut stream = TcpStream::connect(admin.addr()).expect("connects");
+    stream.set_read_timeout(Some(LONG)).expect("can be set");
+    stream.write_all(request.as_bytes()).expect("is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("is read");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("has a head");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Response {
+        status: status.expect("has a status"),
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
+}
+
+fn ask(admin: &Admin, method: &str, path: &str, body: &str) -> Response {
+    let length = body.len();
+    let token = admin.token().map_or(String::new(), |token| {
+        format!("Authorization: Bearer {token}\r\n")
+    });
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}Connection: close\r\n");
+    send(
+        admin,
+        &format!("{head}Content-Length: {length}\r\n\r\n{body}"),
+    )
+}
+
+fn get(admin: &Admin, path: &str) -> Response {
+    ask(admin, "GET", path, "")
+}
+
+/// An interface to the gate and the node of a world.
+fn admin(world: &World, options: impl FnOnce(AdminBuilder) -> AdminBuilder) -> Admin {
+    let builder = Admin::builder()
+        .registry(world.registry.clone())
+        .locator(world.locator.clone());
+    options(builder).start().expect("starts")
+}
+
+#[test]
+fn instances_are_listed_and_their_states_are_set_over_links() {
+    let cluster = Cluster::embedded();
+    let gate = cluster.gate().id("gate-1").listen("tcp://127.0.0.1:0");
+    let _gate = gate.start().expect("starts");
+    let node = cluster
+        .node()
+        .id("node 1")
+        .route(1, |_, cx| cx.respond("hi"));
+    let _node = node.start().expect("starts");
+    let _mesh = cluster.mesh().id("mesh-1").service("math", |_| {});
+    let _mesh = _mesh.start().expect("starts");
+    let admin = cluster.admin().start().expect("starts");
+    let state = |id: &str| {
+        let told = get(&admin, "/instances").json();
+        let instances = told["instances"].as_array().expect("is a list").clone();
+        let found = instances.into_iter().find(|instance| instance["id"] == id);
+        found.expect("is listed")["state"].clone()
+    };
+    for id in ["gate-1", "node 1", "mesh-1"] {
+        assert_eq!(state(id), "work");
+    }
+    let set = |id: &str, body: &str| ask(&admin, "PUT", &format!("/instances/{id}/state"), body);
+    for (path, id) in [("gate-1", "gate-1"), ("node%201", "node 1")] {
+        let answer = set(path, r#"{"state":"busy"}"#);
+        assert_eq!(
+            (answer.status, answer.json()["id"].clone()),
+            (200, json!(id))
+        );
+        eventually("it is registered", || state(id) == "busy");
+    }
+    assert_eq!(set("nobody", r#"{"state":"busy"}"#).status, 404);
+    for (id, body) in [
+        ("mesh-1", r#"{"state":"busy"}"#),
+        ("gate-1", r#"{"state":"lazy"}"#),
+        ("gate-1", r#"{"state":"busy","x":1}"#),
+        ("gate-1", ""),
+    ] {
+        assert_eq!(set(id, body).status, 400, "{id} {body}");
+    }
+    assert_eq!(state("gate-1"), "busy");
+}
+
+#[test]
+fn a_user_is_found_and_kicked_at_its_gate() {
+    let world = World::new();
+    let admin = admin(&world, |admin| admin);
+    let (mut client, cid) = world.known_client("me");
+    let addr = client.0.local_addr().expect("has one").to_string();
+    assert_eq!(get(&admin, "/users/7").status, 404);
+    assert_eq!(world.link().bind(cid, 7), Code::Done);
+    let bound = world.locator.bind_node(7, "chess", "node-1");
+    bound.expect("is bound");
+    let user = get(&admin, "/users/7");
+    let expected = json!({"uid": 7, "gate": "gate-1", "nodes": {"chess": "node-1"}, "online": true, "addr": addr});
+    assert_eq!((user.status, user.json()), (200, expected));
+
+    for wrong in [
+        "/users/0",
+        "/users/-7",
+        "/users/x",
+        "/users/99999999999999999999",
+    ] {
+        assert_eq!(get(&admin, wrong).status, 400, "{wrong}");
+    }
+    assert_eq!(ask(&admin, "POST", "/users/8/kick", "").status, 404);
+    let kicked = ask(&admin, "POST", "/users/7/kick", "");
+    assert_eq!(
+        (kicked.status, kicked.json()),
+        (200, json!({"uid": 7, "gate": "gate-1"}))
+    );
+    assert_eq!(client.next(), None);
+    eventually("the gate has let it go", || {
+        let kicked = ask(&admin, "POST", "/users/7/kick?force=true", "");
+        kicked.status == 404
+    });
+}
+
+#[test]
+fn a_broadcast_reaches_the_clients_of_all_gates() {
+    let world = World::new();
+    let admin = admin(&world, |admin| admin);
+    let (mut user, cid) = world.known_client("user");
+    let (mut guest, _) = world.known_client("guest");
+    assert_eq!(world.link().bind(cid, 7), Code::Done);
+    let to_users = ask(
+        &admin,
+        "POST",
+        "/broadcast",
+        r#"{"route":7,"data":{"text":"hi"}}"#,
+    );
+    assert_eq!(
+        (to_users.status, to_users.json()),
+        (200, json!({"receivers": 1, "failed": {}}))
+    );
+    user.expect(packet(7, 0, r#"{"text":"hi"}"#));
+    let to_all = r#"{"route":7,"to":"connections","data":[1]}"#;
+    let to_all = ask(&admin, "POST", "/broadcast", to_all);
+    assert_eq!(to_all.json()["receivers"], 2);
+    for client in [&mut user, &mut guest] {
+        client.expect(packet(7, 0, "[1]"));
+    }
+    for wrong in [
+        r#"{"data":1}"#,
+        r#"{"route":70000,"data":1}"#,
+        r#"{"route":7,"to":"everybody"}"#,
+        "[",
+    ] {
+        assert_eq!(
+            ask(&admin, "POST", "/broadcast", wrong).status,
+            400,
+            "{wrong}"
+        );
+    }
+    let long = format!(r#"{{"route":7,"data":"{}"}}"#, "x".repeat(5000));
+    assert_eq!(ask(&admin, "POST", "/broadcast", &long).status, 400);
+
+    // A gate that cannot be reached is named, and the others get it.
+    let mut gone = Instance::new(Kind::Gate, "gone", "drpc://127.0.0.1:1?is_secure=false");
+    world.registry.register(&gone).expect("is sound");
+    eventually("the other gate is known", || {
+        let answer = ask(&admin, "POST", "/broadcast", r#"{"route":7,"data":2}"#);
+        let told = answer.json();
+        assert_eq!(told["receivers"], 1);
+        answer.status == 502 && told["failed"]["gone"].is_string()
+    });
+    gone.state = State::Shut;
+    world.registry.register(&gone).expect("is sound");
+    eventually("one that is shut is not asked", || {
+        ask(&admin, "POST", "/broadcast", r#"{"route":7,"data":3}"#).status == 200
+    });
+}
+
+#[test]
+fn only_those_with_the_token_are_let_in_and_a_guess_takes_its_time() {
+    let admin = Admin::builder().token(TOKEN).host("ops.example");
+    let admin = admin.start().expect("starts");
+    let with = |path: &str, fields: &str| {
+        send(
+            &admin,
+            &format!("GET {path} HTTP/1.1\r\n{fields}Connection: close\r\n\r\n"),
+        )
+    };
+    let good = format!("Authorization: Bearer {TOKEN}\r\n");
+    let ours = "Host: localhost\r\n";
+    assert_eq!(with("/instances", &format!("{ours}{good}")).status, 200);
+    assert_eq!(
+        with("/instances", &format!("Host: ops.example:80\r\n{good}")).status,
+        200
+    );
+    assert_eq!(
+        with("/instances", &format!("Host: evil.example\r\n{good}")).status,
+        421
+    );
+    let elsewhere = format!("{ours}{good}Origin: https://evil.example\r\n");
+    assert_eq!(with("/instances", &elsewhere).status, 403);
+    let none = with("/instances", ours);
+    assert_eq!(none.status, 401);
+    assert!(
+        none.head.contains("WWW-Authenticate: Bearer"),
+        "{}",
+        none.head
+    );
+    let began = Instant::now();
+    let guess = format!("{ours}Authorization: Bearer 0123456789abcdeF\r\n");
+    assert_eq!(with("/instances", &guess).status, 401);
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    // Probes have no token.
+    assert_eq!(with("/healthz", ours).json(), json!({"status": "ok"}));
+    assert_eq!(with("/readyz", ours).status, 200);
+    assert_eq!(with("/nothing", &format!("{ours}{good}")).status, 404);
+    let wrong_method = ask(&admin, "DELETE", "/instances", "");
+    assert_eq!(wrong_method.status, 405);
+    assert!(
+        wrong_method.head.contains("Allow: GET, HEAD"),
+        "{}",
+        wrong_method.head
+    );
+}
+
+#[test]
+fn an_interface_that_others_can_reach_has_a_token() {
+    let problem = |builder: AdminBuilder| builder.start().expect_err("is wrong").to_string();
+    assert!(problem(Admin::builder().token("short")).contains("16 characters"));
+    assert!(problem(Admin::builder().listen("tcp://0.0.0.0:0").without_token()).contains("token"));
+    assert!(problem(Admin::builder().token(TOKEN).without_token()).contains("token"));
+    assert!(problem(Admin::builder().listen("nonsense")).contains("nonsense"));
+    let open = Admin::builder().without_token().start().expect("starts");
+    assert_eq!((open.token(), get(&open, "/instances").status), (None, 200));
+    let random = Admin::builder().start().expect("starts");
+    let other = Admin::builder().start().expect("starts");
+    assert_ne!(random.token(), other.token());
+    assert!(random.token().is_some_and(|token| token.len() >= 32));
+}
+
+#[test]
+fn a_process_is_ready_while_all_its_parts_take_work() {
+    let cluster = Cluster::embedded();
+    let admin = cluster.admin().start().expect("starts");
+    let gate = cluster.gate().id("gate-1").listen("tcp://127.0.0.1:0");
+    let gate = gate.start().expect("starts");
+    assert_eq!(get(&admin, "/readyz").json()["ready"], true);
+    gate.set_state(State::Hang).expect("is registered");
+    let leaving = get(&admin, "/readyz");
+    assert_eq!(
+        (leaving.status, leaving.json()["leaving"].clone()),
+        (503, json!(["gate-1"]))
+    );
+    assert_eq!(get(&admin, "/healthz").status, 200);
+    gate.shutdown();
+    assert_eq!(get(&admin, "/readyz").status, 200);
+}
+
+#[test]
+fn the_metrics_are_those_of_the_parts_of_the_process() {
+    let monitor = Monitor::new();
+    let world = World::with(|gate| gate.reactors(2).monitor(&monitor));
+    let mesh = Mesh::builder()
+        .id("mesh-1")
+        .registry(world.registry.clone());
+    let mesh = mesh.monitor(&monitor).service("math", |routes| {
+        routes.call("half", |_ctx, n: u32| Ok(n / 2));
+    });
+    let _mesh = mesh.start().expect("starts");
+    let calls = MeshClient::builder().registry(world.registry.clone());
+    let calls = calls.start().expect("starts");
+    assert_eq!(
+        calls
+            .call::<_, u32>("/math/half", &8)
+            .wait()
+            .expect("answers"),
+        4
+    );
+    let admin = admin(&world, |admin| admin.monitor(&monitor));
+    let (_client, cid) = world.known_client("me");
+    assert_eq!(world.link().bind(cid, 7), Code::Done);
+    assert_eq!(get(&admin, "/users/7").status, 200);
+
+    let answer = get(&admin, "/metrics");
+    assert_eq!(answer.status, 200);
+    assert!(
+        answer.head.contains("text/plain; version=0.0.4"),
+        "{}",
+        answer.head
+    );
+    for line in [
+        r#"epicycle_gate_connections{id="gate-1"} 1"#,
+        r#"epicycle_gate_users{id="gate-1"} 1"#,
+        r#"epicycle_gate_packets_in_total{id="gate-1"} 1"#,
+        r#"epicycle_gate_refused_total{id="gate-1",reason="unknown_route"} 0"#,
+        r#"epicycle_gate_link_queue_bytes{id="gate-1",node="node-1"} 0"#,
+        r#"epicycle_cluster_state{id="gate-1",kind="gate"} 1"#,
+        r#"epicycle_cluster_state{id="mesh-1",kind="mesh"} 1"#,
+        r#"epicycle_rpc_route_arrived_total{id="mesh-1",kind="call",route="/math/half"} 1"#,
+        r#"epicycle_master_call_seconds_count 1"#,
+        r#"epicycle_cluster_registry_age_seconds 0"#,
+    ] {
+        assert!(
+            answer.body.contains(&format!("{line}\n")),
+            "{line}\n{}",
+            answer.body
+        );
+    }
+    if let Some(families) = prometheus_families(&answer.body) {
+        let written = answer.body.matches("# TYPE ").count();
+        assert_eq!(families, written);
+    }
+}
+
+#[test]
+fn with_a_secret_the_interface_needs_it_too() {
+    let secret = || Secret::new(b"0123456789abcdef").expect("is long enough");
+    let cluster = Cluster::embedded();
+    let gate = cluster.gate().id("gate-1").secret(secret());
+    let _gate = gate.listen("tcp://127.0.0.1:0").start().expect("starts");
+    let busy = r#"{"state":"busy"}"#;
+    let with = cluster.admin().secret(secret()).start().expect("starts");
+    assert_eq!(
+        ask(&with, "PUT", "/instances/gate-1/state", busy).status,
+        200
+    );
+    let without = cluster.admin().start().expect("starts");
+    let refused = ask(&without, "PUT", "/instances/gate-1/state", busy);
+    assert_ne!(refused.status, 200, "{}", refused.body);
+    assert!(refused.json()["error"].is_string());
+}
