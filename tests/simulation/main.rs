@@ -8,6 +8,8 @@ mod bombs;
 mod breaking;
 #[cfg(feature = "http")]
 mod clients;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod codecs;
 mod crowd;
 mod datagrams;

@@ -10,7 +10,7 @@ use super::work::{Reply, Task, Who, Work};
 use crate::cluster::Event;
 use crate::cluster::drpc::{Code, Value};
 use crate::cluster::packet::{Control, GoodbyeReason};
-use crate::cluster::session::reactor_of;
+use crate::cluster::session::{Holder, reactor_of};
 use crate::engine::handler::{Action, Conn, Engine, Reactor};
 
 impl GateReactor {
@@ -73,14 +73,17 @@ impl GateReactor {
                 Code::Failed
             };
         };
-        let old = self.sessions.set_uid(cid, uid).unwrap_or_default();
         let finished = self.shared.users.finish(uid, Some(cid));
+        let old = self
+            .sessions
+            .set_uid(cid, uid, finished.bind)
+            .unwrap_or_default();
         if old != 0 && old != uid && self.shared.users.release(old, cid) {
             self.forget(old, None, reactor);
         }
         if let Some(older) = finished.replaced {
-            let task = Task::Lose(Who { cid: older, uid });
-            self.assign(reactor_of(older), Work { task, reply: None });
+            let task = Task::Lose { uid, holder: older };
+            self.assign(reactor_of(older.cid), Work { task, reply: None });
         }
         reactor.with(id, |conn, session| {
             if let Session::Client(client) = session
@@ -104,7 +107,7 @@ impl GateReactor {
         if self.sessions.find(who.cid, who.uid).is_none() {
             return self.conclude(reply.as_deref(), Code::NotFound, Value::None);
         }
-        self.sessions.set_uid(who.cid, 0);
+        self.sessions.set_uid(who.cid, 0, 0);
         self.await_login(who.cid, reactor);
         match self.shared.users.release(who.uid, who.cid) {
             true => self.forget(who.uid, reply, reactor),
@@ -113,16 +116,16 @@ impl GateReactor {
     }
 
     /// Takes the user from a connection, since it has logged in on another one.
-    pub(super) fn lose(&mut self, who: Who, reactor: &mut Reactor<'_, Self>) {
-        let Some(id) = self.sessions.find(who.cid, who.uid) else {
+    pub(super) fn lose(&mut self, uid: i64, holder: Holder, reactor: &mut Reactor<'_, Self>) {
+        let Some(id) = self.sessions.held(uid, holder) else {
             return;
         };
-        self.sessions.set_uid(who.cid, 0);
+        self.sessions.set_uid(holder.cid, 0, 0);
         // It is still this one's if the other connection is at another gate, whose entry the locator keeps.
-        self.shared.users.release(who.uid, who.cid);
+        self.shared.users.release(uid, holder.cid);
         self.counters().replaced.add(1);
         if self.shared.options.duplicate != DuplicateLogin::Replace {
-            return self.await_login(who.cid, reactor);
+            return self.await_login(holder.cid, reactor);
         }
         reactor.with(id, |conn, session| {
             if let Session::Client(client) = session {
@@ -226,25 +229,43 @@ fn report(shared: &Shared, engine: &Engine<GateReactor>, reactor: usize, work: W
 
 /// Takes a user from its connection here, if another gate has bound it since.
 pub(super) fn on_bound_elsewhere(shared: &Shared, engine: &Engine<GateReactor>, uid: i64) {
-    let Some(cid) = shared.users.find(uid) else {
-        return;
-    };
-    // The change may be older than the bind of this gate.
-    match shared.locator.locate_gate(uid) {
-        Ok(Some(gid)) if gid != shared.ours.id => {
-            let task = Task::Lose(Who { cid, uid });
-            report(shared, engine, reactor_of(cid), Work { task, reply: None });
-        }
-        Ok(_) => {}
-        Err(error) => {
-            log::warn!(target: "epicycle::cluster", "it is unknown where the user {uid} is: {error}");
-        }
-    }
+    // The change may be older than the bind of this gate. But nobody else deletes the entry of this gate: if there is none, the
+    // other gate has replaced it, and its connection has ended since.
+    lose_unless(shared, engine, uid, |gate| gate == Some(&*shared.ours.id));
 }
 
 /// Does the same for all users, since changes were missed.
 pub(super) fn on_interrupted(shared: &Shared, engine: &Engine<GateReactor>) {
     for uid in shared.users.all() {
-        on_bound_elsewhere(shared, engine, uid);
+        // A locator that has lost its memory costs nobody the connection.
+        lose_unless(shared, engine, uid, |gate| {
+            gate.is_none_or(|gate| gate == shared.ours.id)
+        });
+    }
+}
+
+fn lose_unless(
+    shared: &Shared,
+    engine: &Engine<GateReactor>,
+    uid: i64,
+    is_ours: impl FnOnce(Option<&str>) -> bool,
+) {
+    let Some(holder) = shared.users.holder(uid) else {
+        return;
+    };
+    match shared.locator.locate_gate(uid) {
+        Ok(gate) if is_ours(gate.as_deref()) => {}
+        Ok(_) => {
+            let task = Task::Lose { uid, holder };
+            report(
+                shared,
+                engine,
+                reactor_of(holder.cid),
+                Work { task, reply: None },
+            );
+        }
+        Err(error) => {
+            log::warn!(target: "epicycle::cluster", "it is unknown where the user {uid} is: {error}");
+        }
     }
 }

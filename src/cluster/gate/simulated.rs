@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::handler::GateReactor;
 use super::shared::POOL_QUEUE;
-use super::{Gate, GateBuilder};
+use super::{FORGETTING, Gate, GateBuilder};
 use crate::cluster::Error;
 use crate::cluster::follower::Followers;
 use crate::engine::server::Report;
@@ -64,14 +64,20 @@ impl SimulatedGate {
         world.kill(self.host);
     }
 
-    /// Takes it from the registry, and shuts it down, as [`World::finish`] does.
+    /// Takes it from the registry, shuts it down, as [`World::finish`] does, and has its users forgotten by the locator.
     ///
     /// # Panics
     ///
     /// As [`World::finish`].
     pub fn finish(self, world: &mut World) -> Report {
         self.gate.shared.registered.deregister();
-        world.finish(self.host)
+        let report = world.finish(self.host);
+        let pool = &self.gate.shared.pool;
+        world.run_until(FORGETTING, |_| {
+            let stats = pool.stats();
+            stats.queued + stats.running == 0
+        });
+        report
     }
 }
 

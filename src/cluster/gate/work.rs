@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::cluster::drpc::{Answer, Code, Op, Value};
 use crate::cluster::packet::EncodedPacket;
+use crate::cluster::session::Holder;
 use crate::engine::slots::ConnId;
 use crate::ws;
 
@@ -36,7 +37,10 @@ pub(super) enum Task {
     /// The answer to something that was done elsewhere.
     Answer(Code),
     /// Another connection has the user now.
-    Lose(Who),
+    Lose {
+        uid: i64,
+        holder: Holder,
+    },
     /// GetIp, IsOnline or GetAddr.
     Look(Who, Op),
     Disconnect {

@@ -56,8 +56,8 @@ impl GateReactor {
                 return None;
             }
             Task::Answer(code) => (code, Value::None),
-            Task::Lose(who) => {
-                self.lose(who, reactor);
+            Task::Lose { uid, holder } => {
+                self.lose(uid, holder, reactor);
                 return None;
             }
             Task::Look(who, op) => {

@@ -14,7 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::Error;
 use crate::engine::slots::ConnId;
 
-pub(super) use self::users::Users;
+pub(super) use self::users::{Holder, Users};
 
 /// The maximum number of channels of a connection.
 const MAX_CHANNELS_EACH: usize = 64;
@@ -44,6 +44,8 @@ struct Client {
     conn: ConnId,
     /// Its user, or 0.
     uid: i64,
+    /// The number of the bind that gave it the user.
+    bind: u64,
     channels: Vec<Arc<str>>,
 }
 
@@ -68,6 +70,7 @@ impl Sessions {
         let client = Client {
             conn,
             uid: 0,
+            bind: 0,
             channels: Vec::new(),
         };
         self.clients.insert(cid, client);
@@ -92,14 +95,22 @@ impl Sessions {
         (uid == 0 || uid == client.uid).then_some(client.conn)
     }
 
+    /// Returns the connection that has a user, if it has it by this bind.
+    pub(super) fn held(&self, uid: i64, holder: Holder) -> Option<ConnId> {
+        let client = self.clients.get(&holder.cid)?;
+        (uid == client.uid && holder.bind == client.bind).then_some(client.conn)
+    }
+
     /// Returns the user of a connection, or 0.
     pub(super) fn uid(&self, cid: i64) -> i64 {
         self.clients.get(&cid).map_or(0, |client| client.uid)
     }
 
-    /// Gives a connection a user, or takes it with 0. Returns the user that it had, or `None` if it is gone.
-    pub(super) fn set_uid(&mut self, cid: i64, uid: i64) -> Option<i64> {
+    /// Gives a connection a user, by a bind of this number, or takes it with 0. Returns the user that it had, or `None` if it is
+    /// gone.
+    pub(super) fn set_uid(&mut self, cid: i64, uid: i64, bind: u64) -> Option<i64> {
         let client = self.clients.get_mut(&cid)?;
+        client.bind = bind;
         let old = std::mem::replace(&mut client.uid, uid);
         self.users = self.users + usize::from(uid != 0) - usize::from(old != 0);
         Some(old)
@@ -245,15 +256,15 @@ mod tests {
     fn a_user_is_counted_while_it_has_a_connection() {
         let mut sessions = sessions();
         let (a, b) = (sessions.add(conn(1)), sessions.add(conn(2)));
-        assert_eq!(sessions.set_uid(a, 7), Some(0));
-        assert_eq!(sessions.set_uid(a, 8), Some(7));
-        assert_eq!(sessions.set_uid(b, 9), Some(0));
+        assert_eq!(sessions.set_uid(a, 7, 1), Some(0));
+        assert_eq!(sessions.set_uid(a, 8, 1), Some(7));
+        assert_eq!(sessions.set_uid(b, 9, 1), Some(0));
         assert_eq!((sessions.users(), sessions.all(true).len()), (2, 2));
         assert_eq!(sessions.find(a, 7), None);
         assert_eq!(sessions.find(a, 8), Some(conn(1)));
-        assert_eq!(sessions.set_uid(b, 0), Some(9));
+        assert_eq!(sessions.set_uid(b, 0, 1), Some(9));
         assert_eq!(sessions.remove(a), 8);
         assert_eq!((sessions.users(), sessions.len()), (0, 1));
-        assert_eq!(sessions.set_uid(a, 7), None);
+        assert_eq!(sessions.set_uid(a, 7, 1), None);
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
@@ -12,23 +13,37 @@ use rustc_hash::FxHashMap;
 /// has begun, and a bind that begins later writes the locator after it.
 pub(in crate::cluster) struct Users {
     shards: [RwLock<FxHashMap<i64, User>>; SHARDS],
+    /// The number of binds that have succeeded.
+    binds: AtomicU64,
 }
 
 #[derive(Default)]
 struct User {
     /// Its connection, or 0.
     cid: i64,
+    /// The number of the bind that gave it this connection.
+    bind: u64,
     /// The number of binds that have begun and not ended.
     binding: u32,
 }
 
 const SHARDS: usize = 64;
 
+/// The connection of a user, and the number of the bind by which it has it. The same connection may lose the user and get it again:
+/// whoever wants to take the user from it tells the number, so that no later bind is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cluster) struct Holder {
+    pub(in crate::cluster) cid: i64,
+    pub(in crate::cluster) bind: u64,
+}
+
 /// The result of a bind that has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cluster) struct Finished {
+    /// The number of the bind.
+    pub(in crate::cluster) bind: u64,
     /// The connection that had the user before, if it was another one.
-    pub(in crate::cluster) replaced: Option<i64>,
+    pub(in crate::cluster) replaced: Option<Holder>,
     /// True if nobody has the user, or is about to: the locator must forget it.
     pub(in crate::cluster) is_free: bool,
 }
@@ -37,13 +52,20 @@ impl Users {
     pub(in crate::cluster) fn new() -> Self {
         Self {
             shards: std::array::from_fn(|_| RwLock::default()),
+            binds: AtomicU64::new(0),
         }
     }
 
     /// Returns the connection of a user.
     pub(in crate::cluster) fn find(&self, uid: i64) -> Option<i64> {
-        let cid = self.shard(uid).read().get(&uid)?.cid;
-        (cid != 0).then_some(cid)
+        Some(self.holder(uid)?.cid)
+    }
+
+    /// Returns the connection of a user, and by which bind it has it.
+    pub(in crate::cluster) fn holder(&self, uid: i64) -> Option<Holder> {
+        let users = self.shard(uid).read();
+        let &User { cid, bind, .. } = users.get(&uid)?;
+        (cid != 0).then_some(Holder { cid, bind })
     }
 
     /// Returns all users that have a connection.
@@ -67,16 +89,24 @@ impl Users {
         let mut users = self.shard(uid).write();
         let user = users.entry(uid).or_default();
         user.binding = user.binding.saturating_sub(1);
-        let mut replaced = None;
+        let (mut bind, mut replaced) = (0, None);
         if let Some(cid) = cid {
-            let old = std::mem::replace(&mut user.cid, cid);
-            replaced = (old != 0 && old != cid).then_some(old);
+            bind = self.binds.fetch_add(1, Ordering::Relaxed) + 1;
+            let old = Holder {
+                cid: std::mem::replace(&mut user.cid, cid),
+                bind: std::mem::replace(&mut user.bind, bind),
+            };
+            replaced = (old.cid != 0 && old.cid != cid).then_some(old);
         }
         let is_free = user.is_free();
         if is_free {
             users.remove(&uid);
         }
-        Finished { replaced, is_free }
+        Finished {
+            bind,
+            replaced,
+            is_free,
+        }
     }
 
     /// Takes the user from a connection, if it is still that one's. Returns true if nobody has the user now, or is about to: the
@@ -129,7 +159,12 @@ mod tests {
         let first = users.finish(7, Some(1));
         assert_eq!((first.replaced, first.is_free), (None, false));
         let second = users.finish(7, Some(2));
-        assert_eq!((second.replaced, second.is_free), (Some(1), false));
+        let older = Holder {
+            cid: 1,
+            bind: first.bind,
+        };
+        assert_eq!((second.replaced, second.is_free), (Some(older), false));
+        assert!(second.bind > first.bind);
         assert_eq!(users.find(7), Some(2));
         assert!(!users.release(7, 1), "it is another one's");
         assert!(users.release(7, 2));
