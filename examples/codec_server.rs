@@ -14,10 +14,13 @@ use epicycle::{Action, Conn, ConnInfo, EventHandler};
 struct Flags {
     #[command(flatten)]
     listen: util::Listen,
+    /// Answers with the frame as it is
+    #[arg(long)]
+    echo: bool,
 }
 
-#[derive(Default)]
 struct Upper {
+    echo: bool,
     /// The buffer for answers, kept to reuse its memory.
     answer: Vec<u8>,
 }
@@ -35,6 +38,9 @@ impl EventHandler for Upper {
     }
 
     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: &[u8]) -> Action {
+        if self.echo {
+            return conn.send(frame).into();
+        }
         self.answer.clear();
         self.answer.extend_from_slice(frame);
         self.answer.make_ascii_uppercase();
@@ -44,7 +50,9 @@ impl EventHandler for Upper {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    util::run("codec_server", flags.listen.server(), |_reactor| {
-        Upper::default()
+    let echo = flags.echo;
+    util::run("codec_server", flags.listen.server(), move |_reactor| {
+        let answer = Vec::new();
+        Upper { echo, answer }
     })
 }

@@ -126,6 +126,20 @@ fn try_run<H: EventHandler>(
     Ok(())
 }
 
+/// Waits for ctrl-c or SIGTERM.
+pub(crate) fn await_signal() -> std::io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    signals.forever().next();
+    Ok(())
+}
+
+/// Parses the id and the address of another server.
+pub(crate) fn server(text: &str) -> Result<(String, String), String> {
+    let (id, address) = text.split_once('=').ok_or("write ID=HOST:PORT")?;
+    Ok((id.to_owned(), address.to_owned()))
+}
+
 /// Prints the summary of a server that has ended.
 pub(crate) fn print_report(name: &str, report: &Report) {
     let total = report.stats.total();

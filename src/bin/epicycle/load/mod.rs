@@ -59,6 +59,7 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
         Protocol::LengthField => measure(&plan, wire::Framed::new(plan.size)?),
         Protocol::Http => measure(&plan, wire::Http::new(&plan)?),
         Protocol::Ws => measure(&plan, wire::Ws::new(&plan)),
+        Protocol::Cluster => measure(&plan, wire::Framed::packets(plan.size)?),
     }?;
     let report = Report::new(&plan, &tally, interrupted);
     if flags.json {

@@ -17,6 +17,8 @@ pub(crate) enum Protocol {
     Http,
     /// WebSocket messages, answered by the same message
     Ws,
+    /// Packets of route 1 for a gate of a cluster, answered by the same packet
+    Cluster,
 }
 
 /// A target of the command line.
@@ -114,6 +116,7 @@ impl fmt::Display for Protocol {
             Protocol::LengthField => "length-field",
             Protocol::Http => "http",
             Protocol::Ws => "ws",
+            Protocol::Cluster => "cluster",
         })
     }
 }

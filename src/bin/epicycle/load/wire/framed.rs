@@ -1,4 +1,4 @@
-//! Echoed frames with a length field.
+//! Echoed frames with a length field. The packets of a cluster are such frames, too.
 
 use std::sync::Arc;
 
@@ -9,6 +9,9 @@ use super::{Meaning, Wire, payload};
 use crate::load::driver::Driver;
 use crate::load::tally::Failure;
 
+/// A header without flags, route 1 and seq 1.
+const PACKET_HEAD: &[u8] = &[0, 0, 1, 0, 1];
+
 #[derive(Clone)]
 pub(crate) struct Framed {
     codec: LengthField,
@@ -17,11 +20,20 @@ pub(crate) struct Framed {
 
 impl Framed {
     pub(crate) fn new(size: usize) -> Result<Self, epicycle::Error> {
+        Self::of(payload(size).into_vec())
+    }
+
+    /// Packets with so many bytes of data.
+    pub(crate) fn packets(size: usize) -> Result<Self, epicycle::Error> {
+        Self::of([PACKET_HEAD, &payload(size)].concat())
+    }
+
+    fn of(payload: Vec<u8>) -> Result<Self, epicycle::Error> {
         // A wrong answer that is longer must still be read as a frame.
-        let max = 4 + size.max(LengthField::DEFAULT_MAX_REST);
+        let max = 4 + payload.len().max(LengthField::DEFAULT_MAX_REST);
         Ok(Self {
             codec: LengthField::builder().max_frame(max).build()?,
-            payload: payload(size).into(),
+            payload: payload.into(),
         })
     }
 }
