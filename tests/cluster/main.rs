@@ -23,6 +23,7 @@ mod link;
 mod locator;
 mod mesh;
 mod node;
+mod node_drain;
 mod node_reactors;
 mod node_verbs;
 mod packet;

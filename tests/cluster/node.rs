@@ -55,7 +55,7 @@ pub(crate) fn ask(client: &Client, route: i32, data: &Json) -> Json {
 
 /// A server that has dialled a node.
 pub(crate) struct Dialler {
-    wire: Wire,
+    pub(crate) wire: Wire,
     seq: u64,
 }
 

@@ -93,41 +93,56 @@ fn a_user_is_bound_when_the_bind_is_answered_and_pushes_reach_it_from_then_on() 
     );
 }
 
-/// A locator that never tells changes.
-struct Silent(MemoryLocator, Mutex<Vec<WatchSender<LocationEvent>>>);
+/// A locator that never tells changes, and takes a time to find a node.
+pub(crate) struct Silent {
+    inner: MemoryLocator,
+    watches: Mutex<Vec<WatchSender<LocationEvent>>>,
+    takes: Duration,
+}
+
+impl Silent {
+    pub(crate) fn new(inner: &MemoryLocator, takes: Duration) -> Self {
+        Self {
+            inner: inner.clone(),
+            watches: Mutex::default(),
+            takes,
+        }
+    }
+}
 
 impl Locator for Silent {
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error> {
-        self.0.bind_gate(uid, gid)
+        self.inner.bind_gate(uid, gid)
     }
 
     fn unbind_gate(&self, uid: i64, gid: &str) -> Result<bool, Error> {
-        self.0.unbind_gate(uid, gid)
+        self.inner.unbind_gate(uid, gid)
     }
 
     fn bind_node(&self, uid: i64, alias: &str, nid: &str) -> Result<(), Error> {
-        self.0.bind_node(uid, alias, nid)
+        self.inner.bind_node(uid, alias, nid)
     }
 
     fn unbind_node(&self, uid: i64, alias: &str, nid: &str) -> Result<bool, Error> {
-        self.0.unbind_node(uid, alias, nid)
+        self.inner.unbind_node(uid, alias, nid)
     }
 
     fn locate_gate(&self, uid: i64) -> Result<Option<String>, Error> {
-        self.0.locate_gate(uid)
+        self.inner.locate_gate(uid)
     }
 
     fn locate_node(&self, uid: i64, alias: &str) -> Result<Option<String>, Error> {
-        self.0.locate_node(uid, alias)
+        thread::sleep(self.takes);
+        self.inner.locate_node(uid, alias)
     }
 
     fn locate_nodes(&self, uid: i64) -> Result<Vec<(String, String)>, Error> {
-        self.0.locate_nodes(uid)
+        self.inner.locate_nodes(uid)
     }
 
     fn watch(&self) -> Result<Watch<LocationEvent>, Error> {
         let (sender, watch) = watch();
-        self.1.lock().push(sender);
+        self.watches.lock().push(sender);
         Ok(watch)
     }
 }
@@ -135,7 +150,7 @@ impl Locator for Silent {
 #[test]
 fn pushes_reach_a_user_that_was_just_bound_although_no_change_has_been_told_yet() {
     let world = Embedded::with(|cluster| {
-        let silent = Silent(cluster.locator().clone(), Mutex::default());
+        let silent = Silent::new(cluster.locator(), Duration::ZERO);
         with_login(cluster.node().locator(silent)).route(7, |_, cx| {
             let pushed: Result<(), Error> = cx.push_to(Target::user(7), PUSHED, "hi");
             cx.respond(&pushed.is_ok())

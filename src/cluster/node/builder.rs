@@ -2,13 +2,14 @@ use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use parking_lot::Mutex;
 
 use super::Node;
 use super::context::{Core, HandlerError, Posting, Request};
 use super::handler::NodeReactor;
+use super::hooks::{Hooks, Stage};
 use super::router::{Group, Next, RouteFlags, Routes, boxed};
 use super::shared::{Options, Shared};
 use super::stats::NodeCounters;
@@ -41,6 +42,7 @@ pub struct NodeBuilder<T = ()> {
     options: Options,
     state: Arc<dyn Fn(usize) -> T + Send + Sync>,
     routes: Routes<T>,
+    hooks: Hooks,
     /// The fault of a call that came too late.
     misused: Option<Error>,
 }
@@ -76,6 +78,7 @@ impl Node {
             },
             state: Arc::new(|_| ()),
             routes: Routes::new(),
+            hooks: Hooks::default(),
             misused: None,
         }
     }
@@ -217,6 +220,7 @@ impl<T: 'static> NodeBuilder<T> {
             options: self.options,
             state: Arc::new(state),
             routes: Routes::new(),
+            hooks: self.hooks,
             misused: self.misused.or(misused),
         }
     }
@@ -279,6 +283,26 @@ impl<T: 'static> NodeBuilder<T> {
         self
     }
 
+    /// Sets the handler that a [`drain`](Node::drain) calls for each user that is bound to this node, on the reactor that has the
+    /// user's packets. It gives the user to another node, which binds it. Packets of stateful routes of that user are rejected from
+    /// then on, and a gate delivers them to the new node. The request has the user, and no client.
+    pub fn on_handover<E: Into<HandlerError>>(
+        mut self,
+        handler: impl Fn(&mut T, &mut Request<'_>) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Self {
+        if self.routes.hand_over.replace(boxed(handler)).is_some() {
+            self.routes.twice = Some("on_handover");
+        }
+        self
+    }
+
+    /// Adds a function that is called at a stage of the node's life, on the thread that starts or ends the node. Several of a stage
+    /// are called in their order. A panic is logged.
+    pub fn hook(mut self, stage: Stage, hook: impl FnOnce() + Send + 'static) -> Self {
+        self.hooks.add(stage, hook);
+        self
+    }
+
     /// Sets the handler of events: what happens to the connections of clients. Without one, gates do not tell them.
     pub fn event<E: Into<HandlerError>>(
         mut self,
@@ -324,12 +348,18 @@ impl<T: 'static> NodeBuilder<T> {
             return Err(misused);
         }
         let router = Arc::new(self.routes.build()?);
+        let mut hooks = self.hooks;
+        hooks.run(Stage::Init);
         let id = self.id.unwrap_or_else(new_uuid);
-        let pool = WorkerPool::builder().threads(THREADS).queue(POOL_QUEUE);
+        let pool = WorkerPool::builder().queue(POOL_QUEUE);
+        let asking = pool.clone().threads(THREADS).name("epicycle-node");
         let directory = Directory::start(self.registry.clone(), &["gate", "node"])?;
         let directory = Arc::new(directory);
-        let locations =
-            LocationCache::start(self.locator, directory, LocationCache::DEFAULT_CAPACITY)?;
+        let locations = LocationCache::start(
+            self.locator.clone(),
+            directory,
+            LocationCache::DEFAULT_CAPACITY,
+        )?;
         let shared = Arc::new(Shared {
             ours: Identity::new(Kind::Node, id),
             alias: self.name.as_str().into(),
@@ -338,12 +368,16 @@ impl<T: 'static> NodeBuilder<T> {
             registered: Registered::new(self.registry.clone()),
             locations,
             users: Mutex::default(),
-            pool: pool.name("epicycle-node").build()?,
+            pool: asking.build()?,
+            job_pool: pool.build()?,
             counters: (0..self.reactors)
                 .map(|_| NodeCounters::default())
                 .collect(),
             queued: (0..self.reactors).map(|_| AtomicUsize::new(0)).collect(),
             links: Mutex::default(),
+            jobs: AtomicUsize::new(0),
+            is_leaving: AtomicBool::new(false),
+            hands_over: router.hand_over().is_some(),
             last_fence: AtomicU64::new(0),
         });
         // A link is read whatever waits for it: see `Inbound`.
@@ -366,15 +400,22 @@ impl<T: 'static> NodeBuilder<T> {
         warn_if_open(&addr, shared.options.secret.is_some());
         let endpoint = endpoint(&addr, self.expose.as_deref())?;
         let table = RouteTable::new(shared.options.dispatch);
-        let followers = watch(&*self.registry, &shared.ours.id, table, running.engine())?;
+        let followers = watch(
+            &*self.registry,
+            &*self.locator,
+            &shared,
+            table,
+            running.engine(),
+        )?;
         let mut instance = Instance::new(Kind::Node, &*shared.ours.id, endpoint.to_string());
         instance.alias = self.name;
         instance.metadata = self.metadata;
         instance.weight = self.weight;
         instance.routes = router.specs();
         instance.events = router.events();
-        let node = Node::new(running, addr, (shared, posting), followers);
+        let mut node = Node::new(running, addr, (shared, posting), hooks, followers);
         node.shared.registered.register(instance)?;
+        node.hooks.run(Stage::Start);
         Ok(node)
     }
 }

@@ -73,6 +73,12 @@ pub(super) trait Reactors: Send + Sync {
 
     /// Posts what is bounded in another way.
     fn post_anyway(&self, reactor: usize, task: Task);
+
+    /// Calls the hand-over of each of these users on its reactor, and waits for that. Their packets are rejected from then on.
+    fn hand_over(&self, users: &[i64]);
+
+    /// Tells the servers that have dialled this one that it takes no more. Returns the number of those that do not know that.
+    fn say_bye(&self) -> usize;
 }
 
 /// The way for tasks to the reactors, from any thread. The first reactor opens it.
@@ -82,6 +88,10 @@ pub(super) struct Posting(Arc<OnceLock<Box<dyn Reactors>>>);
 impl Posting {
     pub(super) fn open(&self, reactors: impl Reactors + 'static) {
         self.0.get_or_init(|| Box::new(reactors));
+    }
+
+    pub(super) fn reactors(&self) -> Option<&dyn Reactors> {
+        self.0.get().map(|reactors| &**reactors)
     }
 
     pub(super) fn post(&self, reactor: usize, task: Task) -> Result<(), Error> {

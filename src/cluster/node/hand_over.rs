@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::cluster::Event;
-use crate::cluster::drpc::RejectReason;
+use crate::cluster::drpc::{Op, RejectReason};
 use crate::engine::slots::ConnId;
 
 /// The server that has handed a packet or an event to the node.
@@ -52,13 +52,80 @@ pub(super) struct Back {
     /// `None` for a packet of this node to itself.
     pub(super) link: Option<ConnId>,
     pub(super) seq: u64,
+    /// The epoch of the link in which it came: see [`Undecided`].
+    pub(super) epoch: u64,
+    /// True if the link has counted it as undecided.
+    pub(super) is_counted: bool,
+}
+
+/// The packets of a link that were neither taken nor rejected yet, and the Pings that wait for that.
+#[derive(Default)]
+pub(super) struct Undecided {
+    /// The number of the first epoch. Each but the last ends with a Ping.
+    first: u64,
+    closed: VecDeque<Epoch>,
+    /// The packets since the last Ping.
+    open: usize,
+}
+
+struct Epoch {
+    packets: usize,
+    ping: u64,
+}
+
+/// The maximum number of Pings of a link that wait.
+const MAX_PINGS: usize = 1024;
+
+impl Undecided {
+    /// Returns the epoch of a packet that comes now.
+    pub(super) fn epoch(&self) -> u64 {
+        self.first + self.closed.len() as u64
+    }
+
+    /// Counts a packet that comes now and is not decided at once.
+    pub(super) fn add(&mut self) {
+        self.open += 1;
+    }
+
+    /// Takes the number of a Ping. Returns true if it can be answered now, and `None` if too many wait.
+    pub(super) fn ping(&mut self, ping: u64) -> Option<bool> {
+        if self.open == 0 && self.closed.is_empty() {
+            return Some(true);
+        }
+        if self.closed.len() >= MAX_PINGS {
+            return None;
+        }
+        let packets = std::mem::take(&mut self.open);
+        self.closed.push_back(Epoch { packets, ping });
+        Some(false)
+    }
+
+    /// Notes that a packet was taken or rejected. Returns the Pings that can be answered.
+    pub(super) fn decide(&mut self, epoch: u64) -> Vec<u64> {
+        let at = epoch.saturating_sub(self.first) as usize;
+        match self.closed.get_mut(at) {
+            Some(epoch) => epoch.packets -= 1,
+            None => self.open -= 1,
+        }
+        let mut pings = Vec::new();
+        while let Some(epoch) = self.closed.pop_front_if(|epoch| epoch.packets == 0) {
+            pings.push(epoch.ping);
+            self.first += 1;
+        }
+        pings
+    }
 }
 
 /// A message to a server that has dialled this one.
 pub(super) enum Note {
     Answer {
+        op: Op,
         seq: u64,
         failed: bool,
+    },
+    /// A packet was taken or rejected.
+    Decided {
+        epoch: u64,
     },
     Reject {
         cid: i64,

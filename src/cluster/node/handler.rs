@@ -1,16 +1,16 @@
 //! A node on one reactor.
 
 use std::any::TypeId;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hasher;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHasher};
 
 use super::context::{Core, HandlerError, OwnPacket, Reactors, Request, Subject, Task};
-use super::hand_over::{Back, Item, Note, Sender, Waiting, What};
+use super::hand_over::{Back, Item, Note, Sender, Undecided, Waiting, What};
 use super::router::Router;
 use crate::cluster::dispatch::RouteTable;
 use crate::cluster::drpc::{self, Answer, Code, FrameCodec, Incoming, Op, RejectReason, Value};
@@ -40,6 +40,8 @@ pub(super) struct NodeReactor<T> {
     notes: Vec<Vec<(ConnId, Note)>>,
     /// The users of the connections that this reactor knows of, by gate. Empty if nobody wants to know of their end.
     connections: HashMap<Arc<str>, FxHashMap<i64, i64>>,
+    /// The users that were handed over, since the node is about to stop.
+    left: HashSet<i64>,
 }
 
 pub(super) enum Session {
@@ -56,6 +58,7 @@ pub(super) struct Link {
     hash: u64,
     /// The reactors that handle the connections, if there are several.
     owners: FxHashMap<i64, usize>,
+    undecided: Undecided,
 }
 
 impl<T: 'static> NodeReactor<T> {
@@ -69,6 +72,7 @@ impl<T: 'static> NodeReactor<T> {
             outgoing: (0..reactors).map(|_| Vec::new()).collect(),
             notes: (0..reactors).map(|_| Vec::new()).collect(),
             connections: HashMap::new(),
+            left: HashSet::new(),
         }
     }
 
@@ -121,6 +125,7 @@ impl<T: 'static> NodeReactor<T> {
             },
             hash: 0,
             owners: FxHashMap::default(),
+            undecided: Undecided::default(),
         };
         Some(Session::Inbound(Box::new(link)))
     }
@@ -147,6 +152,8 @@ impl<T: 'static> NodeReactor<T> {
                 let back = Back {
                     link: Some(conn.id()),
                     seq,
+                    epoch: link.undecided.epoch(),
+                    is_counted: false,
                 };
                 self.on_deliver(link, (cid, uid), packet, back);
                 self.settle(&mut conn.reactor());
@@ -163,8 +170,17 @@ impl<T: 'static> NodeReactor<T> {
             drpc::Request::GetState => {
                 answer.value = Value::State(self.core.shared.registered.state_code());
             }
-            // All that came before has been taken or rejected.
-            drpc::Request::Ping => {}
+            drpc::Request::Ping => match link.undecided.ping(seq) {
+                Some(true) => {
+                    // Behind the rejects of this turn.
+                    let (op, failed) = (Op::Ping, false);
+                    self.note(Some(conn.id()), Note::Answer { op, seq, failed });
+                    self.settle(&mut conn.reactor());
+                    return Action::Continue;
+                }
+                Some(false) => return Action::Continue,
+                None => answer.code = Code::Failed,
+            },
             drpc::Request::SetState { state } => answer.code = self.set_state(state),
             // The link has refused what a node does not serve, and has nothing to do for a Bye.
             _ => answer.code = Code::Failed,
@@ -210,8 +226,13 @@ impl<T: 'static> NodeReactor<T> {
         counters.bytes_in.add(packet.len() as u64);
         let owner = self.place(link, cid, uid);
         if owner == self.core.id && !self.waiting.holds(&link.sender, cid) {
-            return self.on_packet(&link.sender, client, packet, back);
+            if !self.on_packet(&link.sender, client, packet, back) {
+                link.undecided.add();
+            }
+            return;
         }
+        let is_counted = true;
+        let back = Back { is_counted, ..back };
         let item = Item {
             from: link.sender.clone(),
             cid,
@@ -221,6 +242,7 @@ impl<T: 'static> NodeReactor<T> {
                 back,
             },
         };
+        link.undecided.add();
         if self.core.shared.enqueue(owner, item.weight()) {
             self.pass(owner, item);
         } else {
@@ -324,7 +346,9 @@ impl<T: 'static> NodeReactor<T> {
             what,
         } = item;
         match what {
-            What::Packet { packet, back } => self.on_packet(&from, (cid, uid), &packet, back),
+            What::Packet { packet, back } => {
+                self.on_packet(&from, (cid, uid), &packet, back);
+            }
             What::Event(event) => self.on_event(&from, event, cid, uid),
             What::Leave { to, fence } => {
                 if let Some(known) = self.connections.get_mut(&from.id) {
@@ -348,27 +372,36 @@ impl<T: 'static> NodeReactor<T> {
         }
     }
 
-    fn on_packet(&mut self, from: &Sender, client: (i64, i64), whole: &[u8], back: Back) {
+    /// Takes a packet or rejects it, and returns true; or waits for the locator.
+    fn on_packet(&mut self, from: &Sender, client: (i64, i64), whole: &[u8], back: Back) -> bool {
         let (cid, uid) = client;
         self.know(from, cid, uid);
         let shared = self.core.shared.clone();
         let Ok(PacketFrame::Packet { packet, .. }) = shared.options.packet.decode_message(whole)
         else {
-            return self.refuse(client, whole, back, None);
+            self.refuse(client, whole, back, None);
+            return true;
         };
         let router = self.router.clone();
         let Some(route) = router.route(packet.route).or(router.default_route()) else {
             self.core.counters().unknown_routes.add(1);
-            return self.answer(back, false);
+            self.answer(back, false);
+            return true;
         };
         if route.spec.stateful {
             if uid == 0 {
-                return self.refuse(client, whole, back, Some(RejectReason::Moved));
+                self.refuse(client, whole, back, Some(RejectReason::Moved));
+                return true;
+            }
+            if self.left.contains(&uid) {
+                self.refuse(client, whole, back, Some(RejectReason::Draining));
+                return true;
             }
             match shared.locations.cached_node(uid, &shared.alias) {
                 Located::At(nid) if *nid == shared.ours.id => {}
                 Located::At(_) | Located::Nowhere => {
-                    return self.refuse(client, whole, back, Some(RejectReason::Moved));
+                    self.refuse(client, whole, back, Some(RejectReason::Moved));
+                    return true;
                 }
                 Located::Unknown => return self.await_location(from, client, whole, back),
             }
@@ -377,10 +410,18 @@ impl<T: 'static> NodeReactor<T> {
         self.run(from, client, Subject::Packet(packet), |state, request| {
             route.run(state, request)
         });
+        true
     }
 
-    /// Asks the locator where a user is. What comes of the connection waits until that is known.
-    fn await_location(&mut self, from: &Sender, client: (i64, i64), whole: &[u8], back: Back) {
+    /// Asks the locator where a user is. What comes of the connection waits until that is known. Returns true if the packet was
+    /// rejected instead.
+    fn await_location(
+        &mut self,
+        from: &Sender,
+        client: (i64, i64),
+        whole: &[u8],
+        back: Back,
+    ) -> bool {
         let (cid, uid) = client;
         let shared = self.core.shared.clone();
         let fence = shared.last_fence.fetch_add(1, Ordering::Relaxed);
@@ -391,11 +432,19 @@ impl<T: 'static> NodeReactor<T> {
             what,
         };
         let packet = whole.to_vec();
-        let first = item(What::Packet { packet, back });
+        let counted = Back {
+            is_counted: true,
+            ..back
+        };
+        let first = item(What::Packet {
+            packet,
+            back: counted,
+        });
         let release = item(What::Release { fence });
         let id = self.core.id;
         if !shared.enqueue(id, first.weight()) {
-            return self.refuse(client, whole, back, Some(RejectReason::Overload));
+            self.refuse(client, whole, back, Some(RejectReason::Overload));
+            return true;
         }
         let (asking, posting) = (shared.clone(), self.core.posting.clone());
         let asked = shared.submit(None, move || {
@@ -407,10 +456,12 @@ impl<T: 'static> NodeReactor<T> {
         });
         if asked.is_err() {
             shared.dequeue(id, first.weight());
-            return self.refuse(client, whole, back, Some(RejectReason::Overload));
+            self.refuse(client, whole, back, Some(RejectReason::Overload));
+            return true;
         }
         self.waiting.hold(from, cid, fence);
         self.waiting.push(first);
+        false
     }
 
     fn on_event(&mut self, from: &Sender, event: Event, cid: i64, uid: i64) {
@@ -482,11 +533,17 @@ impl<T: 'static> NodeReactor<T> {
         request.attend(&mut self.state, handler);
     }
 
-    /// Answers a packet, if that is wanted.
+    /// Answers a packet that was taken or rejected, if that is wanted, and counts it as decided.
     fn answer(&mut self, back: Back, failed: bool) {
-        if back.seq != 0 {
-            let seq = back.seq;
-            self.note(back.link, Note::Answer { seq, failed });
+        let Back {
+            link, seq, epoch, ..
+        } = back;
+        if seq != 0 {
+            let op = Op::Deliver;
+            self.note(link, Note::Answer { op, seq, failed });
+        }
+        if back.is_counted {
+            self.note(link, Note::Decided { epoch });
         }
     }
 
@@ -499,7 +556,6 @@ impl<T: 'static> NodeReactor<T> {
         reason: Option<RejectReason>,
     ) {
         self.core.counters().packets_refused.add(1);
-        self.answer(back, true);
         let packets = self.core.shared.options.packet;
         if let Some(reason) = reason
             && let Ok(PacketFrame::Packet { packet, .. }) = packets.decode_message(whole)
@@ -513,6 +569,7 @@ impl<T: 'static> NodeReactor<T> {
             };
             self.note(back.link, reject);
         }
+        self.answer(back, true);
     }
 
     fn note(&mut self, link: Option<ConnId>, note: Note) {
@@ -524,20 +581,19 @@ impl<T: 'static> NodeReactor<T> {
 
     /// Takes a packet of this node to itself.
     fn on_own_packet(&mut self, own: OwnPacket) {
-        let from = Sender {
-            id: self.core.shared.ours.id.as_str().into(),
-            is_node: true,
-        };
+        let from = self.own_sender();
         let OwnPacket { uid, packet } = own;
         let owner = match uid {
             0 => self.core.id,
             _ => spread(uid as u64, self.outgoing.len()),
         };
-        let (link, seq) = (None, 0);
-        let what = What::Packet {
-            packet,
-            back: Back { link, seq },
+        let back = Back {
+            link: None,
+            seq: 0,
+            epoch: 0,
+            is_counted: false,
         };
+        let what = What::Packet { packet, back };
         let item = Item {
             from,
             cid: 0,
@@ -569,6 +625,39 @@ impl<T: 'static> NodeReactor<T> {
             self.accept(item);
         }
         self.settle(reactor);
+    }
+
+    /// Hands users over to whom the application wants.
+    fn hand_over(&mut self, users: Vec<i64>, reactor: &mut Reactor<'_, Self>) {
+        self.core.now = reactor.now();
+        let from = self.own_sender();
+        let router = self.router.clone();
+        for uid in users {
+            self.left.insert(uid);
+            if let Some(handler) = router.hand_over() {
+                self.run(&from, (0, uid), Subject::Own, |state, request| {
+                    handler(state, request)
+                });
+            }
+        }
+        self.settle(reactor);
+    }
+
+    fn say_bye(&self, reactor: &mut Reactor<'_, Self>) -> usize {
+        let mut of_due = 0;
+        reactor.for_each(|conn, session| {
+            if let Session::Inbound(link) = session {
+                of_due += usize::from(!link.inbound.bye(conn));
+            }
+        });
+        of_due
+    }
+
+    fn own_sender(&self) -> Sender {
+        Sender {
+            id: self.core.shared.ours.id.as_str().into(),
+            is_node: true,
+        }
     }
 
     fn run_task(&mut self, task: Task, reactor: &mut Reactor<'_, Self>) {
@@ -759,6 +848,42 @@ impl<T: 'static> Reactors for Engine<NodeReactor<T>> {
     fn post_anyway(&self, reactor: usize, task: Task) {
         self.run_anyway(reactor, move |node, reactor| node.run_task(task, reactor));
     }
+
+    fn hand_over(&self, users: &[i64]) {
+        on_all(self, |id| {
+            let reactors = self.reactors();
+            let here = users
+                .iter()
+                .filter(|uid| spread(**uid as u64, reactors) == id);
+            let here: Vec<i64> = here.copied().collect();
+            move |node, reactor| node.hand_over(here, reactor)
+        });
+    }
+
+    fn say_bye(&self) -> usize {
+        self.stop_accepting();
+        let of_due = on_all(self, |_| |node, reactor| node.say_bye(reactor));
+        of_due.iter().sum()
+    }
+}
+
+/// Runs something on all reactors, and waits for the results.
+fn on_all<T: 'static, R: Send + 'static, F>(
+    engine: &Engine<NodeReactor<T>>,
+    run: impl Fn(usize) -> F,
+) -> Vec<R>
+where
+    F: FnOnce(&mut NodeReactor<T>, &mut Reactor<'_, NodeReactor<T>>) -> R + Send + 'static,
+{
+    let (sender, results) = mpsc::channel();
+    for id in 0..engine.reactors() {
+        let (sender, run) = (sender.clone(), run(id));
+        engine.run_anyway(id, move |node, reactor| {
+            let _ = sender.send(run(node, reactor));
+        });
+    }
+    drop(sender);
+    results.iter().collect()
 }
 
 /// Returns one of several reactors.
@@ -781,6 +906,14 @@ fn leave(links: &mut HashMap<Arc<str>, usize>, id: &Arc<str>) -> bool {
     was_last
 }
 
+fn send_answer<T: 'static>(conn: &mut Conn<'_, NodeReactor<T>>, op: Op, seq: u64, code: Code) {
+    if seq != 0
+        && let Err(error) = conn.send((seq, Answer::new(op.code(), code)))
+    {
+        log::debug!(target: "epicycle::cluster", "an answer to a server is lost: {error}");
+    }
+}
+
 fn write_notes<T: 'static>(notes: Vec<(ConnId, Note)>, reactor: &mut Reactor<'_, NodeReactor<T>>) {
     for (link, note) in notes {
         reactor.with(link, |conn, session| {
@@ -788,11 +921,13 @@ fn write_notes<T: 'static>(notes: Vec<(ConnId, Note)>, reactor: &mut Reactor<'_,
                 return;
             };
             match note {
-                Note::Answer { seq, failed } => {
+                Note::Answer { op, seq, failed } => {
                     let code = if failed { Code::Failed } else { Code::Done };
-                    let answer = Answer::new(Op::Deliver.code(), code);
-                    if let Err(error) = conn.send((seq, answer)) {
-                        log::debug!(target: "epicycle::cluster", "an answer to a server is lost: {error}");
+                    send_answer(conn, op, seq, code);
+                }
+                Note::Decided { epoch } => {
+                    for seq in link.undecided.decide(epoch) {
+                        send_answer(conn, Op::Ping, seq, Code::Done);
                     }
                 }
                 Note::Reject {

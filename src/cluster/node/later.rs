@@ -38,12 +38,13 @@ impl Request<'_> {
         let call = self.later_call(then)?;
         let (posting, reactor) = (self.core.posting.clone(), self.core.id);
         let key = if self.uid == 0 { self.cid } else { self.uid };
-        self.core.shared.submit(Some(key), move || {
+        self.core.shared.submit_job(key, move |counted| {
             let result = job();
-            posting.post_anyway(
-                reactor,
-                Box::new(move |state, core| call(state, core, result)),
-            );
+            let told = move |state: &mut dyn Any, core: &mut Core| {
+                call(state, core, result);
+                drop(counted);
+            };
+            posting.post_anyway(reactor, Box::new(told));
         })
     }
 

@@ -45,8 +45,10 @@ mod builder;
 mod configured;
 mod context;
 mod description;
+mod drain;
 mod hand_over;
 mod handler;
+mod hooks;
 mod later;
 mod reply;
 mod router;
@@ -62,6 +64,7 @@ use std::time::Duration;
 
 use self::context::Posting;
 use self::handler::NodeReactor;
+use self::hooks::Hooks;
 use self::shared::Shared;
 use super::follower::Follower;
 use super::{Error, State};
@@ -70,6 +73,7 @@ use crate::engine::server::Running;
 
 pub use self::builder::NodeBuilder;
 pub use self::context::{HandlerError, Request};
+pub use self::hooks::Stage;
 pub use self::later::Later;
 pub use self::router::{Group, Next, RouteFlag, RouteFlags};
 pub use self::stats::NodeStats;
@@ -79,9 +83,10 @@ pub use self::stats::NodeStats;
 pub struct Node {
     shared: Arc<Shared>,
     posting: Posting,
+    hooks: Hooks,
     addr: Addr,
     /// The reactors, whatever state they have, and what tells them what has changed. Taken at the end.
-    running: Option<(Box<dyn Send + Sync>, [Follower; 2])>,
+    running: Option<(Box<dyn Send + Sync>, [Follower; 3])>,
 }
 
 /// The time within which the registry must have taken the last state, at the end.
@@ -92,11 +97,13 @@ impl Node {
         running: Running<NodeReactor<T>>,
         addr: Addr,
         (shared, posting): (Arc<Shared>, Posting),
-        followers: [Follower; 2],
+        hooks: Hooks,
+        followers: [Follower; 3],
     ) -> Self {
         Self {
             shared,
             posting,
+            hooks,
             addr,
             running: Some((Box::new(running), followers)),
         }
@@ -135,15 +142,22 @@ impl Node {
         self.shared.registered.set_state(state)
     }
 
-    /// Takes the node from the registry, sends what its handlers have sent, and waits for the end. A drop does the same.
+    /// Takes the node from the registry, tells the servers that have dialled it, sends what its handlers have sent, and waits for
+    /// the end. A drop does the same. [`drain`](Self::drain) loses nothing.
     pub fn shutdown(self) {}
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.close();
         self.shared.registered.deregister();
+        if let Some(reactors) = self.posting.reactors() {
+            reactors.say_bye();
+        }
         drop(self.running.take());
+        self.shared.job_pool.shutdown(Duration::ZERO);
         self.shared.pool.shutdown(REGISTERING);
+        self.hooks.run(Stage::Destroy);
     }
 }
 

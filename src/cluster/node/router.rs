@@ -83,6 +83,7 @@ pub(super) struct Router<T> {
     default: Option<Route<T>>,
     events: FxHashMap<u8, Handler<T>>,
     gate_lost: Option<Handler<T>>,
+    hand_over: Option<Handler<T>>,
 }
 
 pub(super) struct Route<T> {
@@ -112,6 +113,10 @@ impl<T> Router<T> {
 
     pub(super) fn gate_lost(&self) -> Option<&Handler<T>> {
         self.gate_lost.as_ref()
+    }
+
+    pub(super) fn hand_over(&self) -> Option<&Handler<T>> {
+        self.hand_over.as_ref()
     }
 
     /// Returns true if the end of a connection is of interest.
@@ -263,6 +268,7 @@ pub(super) struct Routes<T> {
     pub(super) default: Option<Handler<T>>,
     pub(super) events: Vec<(Event, Handler<T>)>,
     pub(super) gate_lost: Option<Handler<T>>,
+    pub(super) hand_over: Option<Handler<T>>,
     /// The name of what was set twice.
     pub(super) twice: Option<&'static str>,
 }
@@ -274,6 +280,7 @@ impl<T: 'static> Routes<T> {
             default: None,
             events: Vec::new(),
             gate_lost: None,
+            hand_over: None,
             twice: None,
         }
     }
@@ -284,7 +291,8 @@ impl<T: 'static> Routes<T> {
             entries,
         } = &self.root;
         let has_none = middleware.is_empty() && entries.is_empty();
-        let has_others = self.default.is_some() || self.gate_lost.is_some();
+        let others = [&self.default, &self.gate_lost, &self.hand_over];
+        let has_others = others.iter().any(|handler| handler.is_some());
         has_none && !has_others && self.events.is_empty()
     }
 
@@ -308,6 +316,7 @@ impl<T: 'static> Routes<T> {
             default,
             events: FxHashMap::default(),
             gate_lost: self.gate_lost,
+            hand_over: self.hand_over,
         };
         self.root.add_to(&mut router.routes, &[])?;
         for (event, handler) in self.events {

@@ -1,7 +1,7 @@
 use std::any::TypeId;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -11,7 +11,7 @@ use crate::cluster::codec::Codec;
 use crate::cluster::dispatch::Policy;
 use crate::cluster::drpc::Secret;
 use crate::cluster::link::{Identity, LaneOptions};
-use crate::cluster::locator::LocationCache;
+use crate::cluster::locator::{LocationCache, LocationEvent};
 use crate::cluster::packet::PacketOptions;
 use crate::cluster::registry::Registered;
 use crate::workers::{SubmitError, WorkerPool};
@@ -25,10 +25,12 @@ pub(super) struct Shared {
     pub(super) state: TypeId,
     pub(super) registered: Registered,
     pub(super) locations: LocationCache,
-    /// The users that this node has bound to itself.
+    /// The users that are bound to this node.
     pub(super) users: Mutex<HashSet<i64>>,
-    /// Asks the registry and the locator, and runs the application's jobs, which may block.
+    /// Asks the registry and the locator, which may block.
     pub(super) pool: WorkerPool,
+    /// Runs the application's jobs, which may block for longer.
+    pub(super) job_pool: WorkerPool,
     /// By reactor.
     pub(super) counters: Box<[NodeCounters]>,
     /// The bytes that wait for each reactor.
@@ -36,6 +38,12 @@ pub(super) struct Shared {
     /// The number of links that each server has dialled.
     pub(super) links: Mutex<HashMap<Arc<str>, usize>>,
     pub(super) last_fence: AtomicU64,
+    /// Jobs of handlers, until their results have been told.
+    pub(super) jobs: AtomicUsize,
+    /// True once users are no longer bound here.
+    pub(super) is_leaving: AtomicBool,
+    /// True if the application hands users over.
+    pub(super) hands_over: bool,
 }
 
 /// The options that the reactors need.
@@ -55,6 +63,18 @@ const MAX_QUEUED: usize = 64 << 20;
 const MAX_USERS: usize = 1_000_000;
 
 impl Shared {
+    /// Queues a job of a handler, behind those of the same key. It is counted until its guard is dropped.
+    pub(super) fn submit_job(
+        self: &Arc<Self>,
+        key: i64,
+        job: impl FnOnce(Job) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.jobs.fetch_add(1, Ordering::AcqRel);
+        let guard = Job(self.clone());
+        let submitted = self.job_pool.submit_ordered(key as u64, move || job(guard));
+        submitted.map_err(refused)
+    }
+
     /// Queues a job, behind those of the same key.
     pub(super) fn submit(
         &self,
@@ -65,12 +85,7 @@ impl Shared {
             None => self.pool.submit(job),
             Some(key) => self.pool.submit_ordered(key as u64, job),
         };
-        submitted.map_err(|error| match error {
-            SubmitError::QueueFull { .. } => Error::Busy {
-                what: "queue of jobs",
-            },
-            SubmitError::ShutDown => Error::Draining,
-        })
+        submitted.map_err(refused)
     }
 
     /// Counts what is about to wait for a reactor, unless too many bytes wait already.
@@ -93,6 +108,9 @@ impl Shared {
 
     /// Binds a user to this node. It may block.
     pub(super) fn bind_node(&self, uid: i64) -> Result<(), Error> {
+        if self.is_leaving.load(Ordering::Acquire) {
+            return Err(Error::Draining);
+        }
         let has_room = {
             let users = self.users.lock();
             users.len() < MAX_USERS || users.contains(&uid)
@@ -106,10 +124,48 @@ impl Shared {
         Ok(())
     }
 
+    /// Notes a change of the locator. They come in their order, so that the users are those of the last ones.
+    pub(super) fn note(&self, change: &LocationEvent) {
+        match change {
+            LocationEvent::NodeBound { uid, alias, nid } if **alias == *self.alias => {
+                let mut users = self.users.lock();
+                if *nid == self.ours.id && users.len() < MAX_USERS {
+                    users.insert(*uid);
+                } else {
+                    users.remove(uid);
+                }
+            }
+            LocationEvent::NodeUnbound { uid, alias, nid }
+                if **alias == *self.alias && *nid == self.ours.id =>
+            {
+                self.users.lock().remove(uid);
+            }
+            _ => {}
+        }
+    }
+
     /// Unbinds a user from this node. It may block.
     pub(super) fn unbind_node(&self, uid: i64) -> Result<(), Error> {
         (self.locations).unbind_node(uid, &self.alias, &self.ours.id)?;
         self.users.lock().remove(&uid);
         Ok(())
+    }
+}
+
+fn refused(error: SubmitError) -> Error {
+    match error {
+        SubmitError::QueueFull { .. } => Error::Busy {
+            what: "queue of jobs",
+        },
+        SubmitError::ShutDown => Error::Draining,
+    }
+}
+
+/// A job of a handler that has not ended.
+pub(super) struct Job(Arc<Shared>);
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.0.jobs.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -1,13 +1,15 @@
-//! What a node does when the registry tells a change.
+//! What a node does when the registry or the locator tells a change.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::handler::NodeReactor;
+use super::shared::Shared;
 use crate::cluster::dispatch::RouteTable;
 use crate::cluster::follower::{Follower, Followers};
 use crate::cluster::link::peers;
+use crate::cluster::locator::Locator;
 use crate::cluster::registry::{Instance, Registry};
 use crate::cluster::{Error, Kind};
 use crate::engine::handler::Engine;
@@ -21,20 +23,21 @@ struct Servers<T: 'static> {
     engine: Engine<NodeReactor<T>>,
 }
 
-/// Follows the registry for a node. Returns when the reactors have been given the servers that are registered now.
+/// Follows the registry and the locator for a node. Returns when the reactors have been given the servers that are registered now.
 pub(super) fn watch<T: 'static>(
     registry: &dyn Registry,
-    own: &str,
+    locator: &dyn Locator,
+    shared: &Arc<Shared>,
     table: RouteTable,
     engine: &Engine<NodeReactor<T>>,
-) -> Result<[Follower; 2], Error> {
+) -> Result<[Follower; 3], Error> {
     let mut gates = registry.watch(Kind::Gate.as_str())?;
     let mut nodes = registry.watch(Kind::Node.as_str())?;
     let mut servers = Servers {
         gates: gates.next().unwrap_or_default(),
         nodes: Vec::new(),
         table,
-        own: own.to_owned(),
+        own: shared.ours.id.clone(),
         engine: engine.clone(),
     };
     servers.set_nodes(nodes.next().unwrap_or_default());
@@ -56,7 +59,13 @@ pub(super) fn watch<T: 'static>(
             servers.tell();
         }
     })?;
-    Ok([gates, nodes])
+    let shared = shared.clone();
+    let users = Followers::default().follow("locator", locator.watch()?, move |change| {
+        if let Some(change) = change {
+            shared.note(&change);
+        }
+    })?;
+    Ok([gates, nodes, users])
 }
 
 impl<T: 'static> Servers<T> {
