@@ -1,13 +1,14 @@
 //! The fields that tell a node about the client, and `Via`.
 
-use std::net::{IpAddr, SocketAddr};
-use std::str;
+use std::net::IpAddr;
 
 use super::ip_text::IpText;
 use super::networks::Networks;
 use super::settings::{ForwardedFor, Forwarding};
 use crate::http::lines::{is_named, tokens};
-use crate::http::{HeaderBlock, HeaderLine, Headers, SendError, ServerRequest, Version};
+use crate::http::{
+    HeaderBlock, HeaderLine, Headers, SendError, ServerRequest, Version, forwarded_for,
+};
 
 /// The name in `Via`.
 const NAME: &str = "epicycle";
@@ -106,24 +107,7 @@ pub(super) fn client(rules: &Rules, peer: Peer, fields: Headers<'_>) -> Option<I
     if rules.trusted.is_empty() || !is_trusted_peer(rules, peer) {
         return peer.ip;
     }
-    let told: Vec<&[u8]> = fields.get_all("x-forwarded-for").flat_map(tokens).collect();
-    let mut client = peer.ip;
-    for text in told.into_iter().rev() {
-        let Some(address) = parse(text) else { break };
-        client = Some(address);
-        if !is_trusted(rules, client) {
-            break;
-        }
-    }
-    client
-}
-
-/// Parses an address, with or without a port.
-fn parse(text: &[u8]) -> Option<IpAddr> {
-    let text = str::from_utf8(text).ok()?;
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    let parsed = bare.parse().ok();
-    parsed.or_else(|| text.parse().ok().map(|addr: SocketAddr| addr.ip()))
+    forwarded_for(fields, |ip| rules.trusted.contains(ip)).or(peer.ip)
 }
 
 /// Tells the client anew if a trusted proxy's `Connection` names the list in which it was told. Else the node would take the proxy for

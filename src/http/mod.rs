@@ -213,6 +213,8 @@ mod error;
 mod exchange;
 pub(crate) mod fields;
 #[cfg(any(feature = "cluster", feature = "gateway"))]
+mod forwarded_for;
+#[cfg(any(feature = "cluster", feature = "gateway"))]
 pub(crate) mod guard;
 pub(crate) mod head;
 mod limits;
@@ -236,6 +238,8 @@ pub use self::block::HeaderBlock;
 pub use self::codec::HttpCodec;
 pub use self::error::{MessageError, SendError};
 pub use self::fields::Headers;
+#[cfg(any(feature = "cluster", feature = "gateway"))]
+pub(crate) use self::forwarded_for::forwarded_for;
 pub use self::head::Version;
 pub use self::limits::Limits;
 pub use self::lines::HeaderLine;

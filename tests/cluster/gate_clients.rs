@@ -1,6 +1,7 @@
 //! The clients of a gate: what they may send, and for how long they may stay.
 
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -298,6 +299,99 @@ fn a_listener_with_tls_serves_packets() {
     stream.read_exact(&mut answer).expect("answers");
     assert_eq!(answer, HEARTBEAT);
     world.node.await_packet("secret");
+}
+
+fn told_address(world: &World, cid: i64) -> (String, Option<Ipv4Addr>) {
+    let mut link = world.link();
+    let target = conn(cid);
+    let text = link.ask(&Request::GetAddr { target }, |answer| match answer.value {
+        Value::Addr(addr) => addr.to_owned(),
+        value => panic!("{value:?} is no address"),
+    });
+    let ip = link.ask(&Request::GetIp { target }, |answer| match answer.value {
+        Value::Ip(ip) => ip,
+        value => panic!("{value:?} is no address"),
+    });
+    (text, ip)
+}
+
+#[test]
+fn trusted_proxies_tell_the_clients_address_and_limits_count_it() {
+    let world = World::with(|gate| {
+        let socket = ClientListener::at("ws://127.0.0.1:0/play");
+        gate.max_connections_per_ip(1)
+            .listen(socket.trusted_proxies(["127.0.0.1", "10.0.0.0/8"]))
+    });
+    let open = |told: &str| Socket::open(&world, "/play", &format!("X-Forwarded-For: {told}\r\n"));
+    let mut sockets = Vec::new();
+    // The client writes what it likes in front of what its proxy appends.
+    for (told, client) in [
+        ("8.8.8.8, 203.0.113.7, 10.1.2.3", "203.0.113.7"),
+        ("203.0.113.8", "203.0.113.8"),
+        ("nonsense, 2001:db8::1", "2001:db8::1"),
+        ("203.0.113.9, nonsense", "127.0.0.1"),
+    ] {
+        let mut socket = open(told).expect("opens");
+        socket.send(2, &packet(1, 2, told));
+        let (cid, _) = world.node.await_packet(told);
+        let (text, ip) = told_address(&world, cid);
+        let is_peer = client == "127.0.0.1";
+        assert!(
+            text == client || is_peer && text.starts_with("127.0.0.1:"),
+            "{text}"
+        );
+        assert_eq!(ip, client.parse().ok());
+        sockets.push(socket);
+    }
+    assert_eq!(open("203.0.113.7").err().as_deref(), Some("429"));
+    assert_eq!(world.gate.stats().clients_refused, 1);
+    drop(sockets);
+    eventually("all have gone", || world.gate.stats().connections == 0);
+    open("203.0.113.7").expect("there is room again");
+}
+
+#[test]
+fn peers_that_are_no_trusted_proxies_are_not_believed() {
+    let world = World::with(|gate| {
+        let socket = ClientListener::at("ws://127.0.0.1:0/play");
+        gate.listen(socket.trusted_proxies(["10.0.0.0/8"]))
+    });
+    let told = "X-Forwarded-For: 203.0.113.7\r\n";
+    let mut socket = Socket::open(&world, "/play", told).expect("opens");
+    socket.send(2, &packet(1, 2, "a"));
+    let (cid, _) = world.node.await_packet("a");
+    assert_eq!(told_address(&world, cid).1, Some(Ipv4Addr::LOCALHOST));
+    let wrong = ClientListener::at("ws://127.0.0.1:0/").trusted_proxies(["10.0.0.0/99"]);
+    let error = Gate::builder().listen(wrong).start().expect_err("is wrong");
+    assert!(error.to_string().contains("10.0.0.0/99"), "{error}");
+    let wrong = ClientListener::at("tcp://127.0.0.1:0").trusted_proxies(["10.0.0.0/8"]);
+    let error = Gate::builder().listen(wrong).start().expect_err("is wrong");
+    assert!(error.to_string().contains("ws://"), "{error}");
+}
+
+#[cfg(feature = "proxy-protocol")]
+#[test]
+fn a_proxy_header_tells_the_clients_address_over_tcp() {
+    use epicycle::ProxyProtocol;
+
+    let world = World::with(|gate| {
+        let listener = ClientListener::at("tcp://127.0.0.1:0");
+        gate.max_connections_per_ip(1)
+            .listen(listener.proxy_protocol(ProxyProtocol::trust(["127.0.0.1"])))
+    });
+    let open = |name: &str| {
+        let mut client = Wire::connect(&world.gate.client_addrs()[1]);
+        client.send(b"PROXY TCP4 203.0.113.7 10.0.0.1 4000 80\r\n");
+        client.send(packet(1, 1, name));
+        client
+    };
+    let client = open("first");
+    let (cid, _) = world.node.await_packet("first");
+    let (text, ip) = told_address(&world, cid);
+    assert_eq!(text, "203.0.113.7:4000");
+    assert_eq!(ip, Some(Ipv4Addr::new(203, 0, 113, 7)));
+    assert!(open("second").is_over(), "there is one already");
+    drop(client);
 }
 
 /// A client over WebSocket.

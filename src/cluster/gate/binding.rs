@@ -152,7 +152,7 @@ impl GateReactor {
             && let Ok(goodbye) = self.shared.options.packet.encode_control(&goodbye)
             && let Action::Refused(error) = self.send(conn, goodbye)
         {
-            log::debug!(target: "epicycle::cluster", "no goodbye to {}: {error}", conn.peer_addr());
+            log::debug!(target: "epicycle::cluster", "no goodbye to {}: {error}", client.address(conn.peer_addr()));
         }
     }
 

@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::options::RateLimit;
+use crate::addr::Addr;
 use crate::engine::handler::ConnTimer;
 
 /// A client, as the session of its connection.
 pub(super) struct Client {
     /// Its number, or 0 until its WebSocket is open.
     pub(super) cid: i64,
+    /// The address that limits count: that of the peer, or the one that a trusted proxy has told.
     pub(super) ip: Option<IpAddr>,
+    /// True if a proxy has told it in a field of the request.
+    pub(super) is_told: bool,
     /// The time of its last sign of life.
     pub(super) last: Instant,
     pub(super) speaks_control: bool,
@@ -66,6 +70,7 @@ impl Client {
         Self {
             cid: 0,
             ip,
+            is_told: false,
             last: now,
             speaks_control: false,
             limiter: rate.map(|rate| Box::new(Limiter::new(rate, now))),
@@ -78,6 +83,14 @@ impl Client {
             is_delayed: false,
             empty_in_row: 0,
             authorizing: None,
+        }
+    }
+
+    /// Returns the client's address, as far as it is known. `peer` is that of the connection.
+    pub(super) fn address(&self, peer: &Addr) -> String {
+        match self.ip.filter(|_| self.is_told) {
+            Some(ip) => ip.to_string(),
+            None => peer.to_string(),
         }
     }
 

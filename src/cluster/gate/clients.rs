@@ -19,12 +19,14 @@ use crate::cluster::{Error, Event};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn, Reactor};
-use crate::http::{ServerRequest, ServerResponse, StatusCode};
+use crate::http::{ServerRequest, ServerResponse, StatusCode, forwarded_for};
 use crate::ws::{self, Close, CloseCode};
 
 impl GateReactor {
     pub(super) fn open_client(&mut self, conn: &mut Conn<'_, Self>) -> Option<Client> {
-        let ip = conn.peer_addr().ip();
+        // A proxy tells the client later.
+        let ip = (conn.peer_addr().ip())
+            .filter(|ip| !self.upgrade_of(conn).is_some_and(|door| door.trusts(*ip)));
         if !self.shared.admission.admit(ip) {
             self.counters().clients_refused.add(1);
             return None;
@@ -42,6 +44,17 @@ impl GateReactor {
             self.enter(conn, &mut client);
         }
         Some(client)
+    }
+
+    /// Returns what opens a WebSocket on the listener of a connection.
+    fn upgrade_of(&self, conn: &Conn<'_, Self>) -> Option<&Upgrade> {
+        match conn.origin() {
+            Origin::Accepted { listener } => match self.shared.doors.get(listener) {
+                Some(Door::Sockets(upgrade)) => Some(upgrade),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// Makes the client one that nodes know of.
@@ -142,7 +155,7 @@ impl GateReactor {
                 self.on_frame(conn, client, frame)
             }
             Err(error) => {
-                log::debug!(target: "epicycle::cluster", "{}: {error}", conn.peer_addr());
+                log::debug!(target: "epicycle::cluster", "{}: {error}", client.address(conn.peer_addr()));
                 refuse_message(conn, CloseCode::PROTOCOL, "a message that is no packet")
             }
         }
@@ -286,19 +299,15 @@ impl GateReactor {
         client: &mut Client,
         request: &ServerRequest<'_>,
     ) -> Action {
-        let shared = self.shared.clone();
-        let door = match conn.origin() {
-            Origin::Accepted { listener } => shared.doors.get(listener),
-            _ => None,
+        let Some(upgrade) = self.upgrade_of(conn).cloned() else {
+            return Action::Close;
         };
-        let Some(Door::Sockets(Upgrade {
+        let Upgrade {
             path,
             origins,
             check,
-        })) = door
-        else {
-            return Action::Close;
-        };
+            ..
+        } = &upgrade;
         // A connection without a WebSocket is of no use here.
         let refuse = |conn: &mut Conn<'_, Self>, response: ServerResponse<'_>| match conn
             .send(response.close())
@@ -319,6 +328,15 @@ impl GateReactor {
         };
         if check.as_ref().is_some_and(|check| !check(request)) {
             return refuse(conn, ServerResponse::new(StatusCode::FORBIDDEN));
+        }
+        if let Some(proxy) = conn.peer_addr().ip().filter(|ip| upgrade.trusts(*ip)) {
+            let told = forwarded_for(request.headers(), |ip| upgrade.trusts(ip));
+            let ip = told.unwrap_or(proxy);
+            if !self.shared.admission.admit_peer(Some(ip)) {
+                self.counters().clients_refused.add(1);
+                return refuse(conn, ServerResponse::new(StatusCode::TOO_MANY_REQUESTS));
+            }
+            (client.ip, client.is_told) = (Some(ip), told.is_some());
         }
         let opened = conn.send(accept);
         if opened.is_ok() {

@@ -1,8 +1,13 @@
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use crate::cluster::Error;
 use crate::engine::listen::Listen;
+#[cfg(feature = "proxy-protocol")]
+use crate::engine::proxy_protocol::ProxyProtocol;
 use crate::http::ServerRequest;
 #[cfg(feature = "tls")]
 use crate::tls::TlsServer;
@@ -51,7 +56,17 @@ pub(super) struct Upgrade {
     pub(super) path: String,
     /// Any if it is empty.
     pub(super) origins: Vec<String>,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub(super) proxies: Vec<IpNet>,
     pub(super) check: Option<Check>,
+}
+
+impl Upgrade {
+    /// Returns true if this peer is believed what it tells of its client.
+    pub(super) fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.proxies.iter().any(|network| network.contains(&peer))
+    }
 }
 
 type Check = Arc<dyn Fn(&ServerRequest<'_>) -> bool + Send + Sync>;
@@ -67,6 +82,7 @@ impl ClientListener {
                 door: Door::Sockets(Upgrade {
                     path: path.to_owned(),
                     origins: Vec::new(),
+                    proxies: Vec::new(),
                     check: None,
                 }),
             };
@@ -92,6 +108,35 @@ impl ClientListener {
             Door::Sockets(upgrade) => upgrade.origins.extend(origins.into_iter().map(Into::into)),
             _ => self.refuse("origins"),
         }
+        self
+    }
+
+    /// Believes proxies in these networks (`10.0.0.0/8`, `fd00::/8`, or single addresses) what they tell of the client in
+    /// `X-Forwarded-For`: the last address there that is not in these networks. It is what is limited for each address and what nodes
+    /// are told. The start of the gate reports a text that is no network. Default: none; the client is the peer.
+    pub fn trusted_proxies<N: AsRef<str>>(mut self, networks: impl IntoIterator<Item = N>) -> Self {
+        for text in networks {
+            let text = text.as_ref();
+            let single = || text.parse::<IpAddr>().ok().map(IpNet::from);
+            match (&mut self.door, text.parse().ok().or_else(single)) {
+                (Door::Sockets(upgrade), Some(network)) => upgrade.proxies.push(network),
+                (Door::Sockets(_), None) if self.listen.is_ok() => {
+                    let problem = format!(
+                        "{text:?} is no network; write 10.0.0.0/8 or 192.0.2.7, for example"
+                    );
+                    self.listen = Err(Error::argument("trusted_proxies", problem));
+                }
+                (Door::Sockets(_), None) => {}
+                _ => self.refuse("trusted_proxies"),
+            }
+        }
+        self
+    }
+
+    /// Expects a header of the PROXY protocol on connections from these proxies, which tells the address of the client. Default: none.
+    #[cfg(feature = "proxy-protocol")]
+    pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Self {
+        self.listen = self.listen.map(|listen| listen.proxy_protocol(proxies));
         self
     }
 

@@ -131,8 +131,15 @@ impl GateReactor {
     /// Answers what is asked about a client.
     fn look(&mut self, who: Who, op: Op, reply: Option<&Reply>, reactor: &mut Reactor<'_, Self>) {
         let id = self.sessions.find(who.cid, who.uid);
-        let peer = id.and_then(|id| reactor.with(id, |conn, _| conn.peer_addr().clone()));
-        let addr = peer.as_ref().map(ToString::to_string);
+        let peer = id.and_then(|id| {
+            reactor.with(id, |conn, session| match session {
+                Session::Client(client) => {
+                    let ip = client.ip.or(conn.peer_addr().ip());
+                    Some((ip, client.address(conn.peer_addr())))
+                }
+                _ => None,
+            })?
+        });
         let found = match peer {
             Some(_) => Code::Done,
             None => Code::NotFound,
@@ -140,14 +147,17 @@ impl GateReactor {
         let (code, value) = match op {
             Op::IsOnline => (Code::Done, Value::Online(peer.is_some())),
             Op::GetIp => {
-                let ip = peer.and_then(|peer| peer.ip()).map(|ip| ip.to_canonical());
+                let ip = peer.and_then(|(ip, _)| ip).map(|ip| ip.to_canonical());
                 let ip = match ip {
                     Some(IpAddr::V4(ip)) => Some(ip),
                     _ => None,
                 };
                 (found, Value::Ip(ip))
             }
-            Op::GetAddr => (found, Value::Addr(addr.as_deref().unwrap_or_default())),
+            Op::GetAddr => {
+                let addr = peer.as_ref().map(|(_, addr)| &**addr);
+                (found, Value::Addr(addr.unwrap_or_default()))
+            }
             _ => (found, Value::None),
         };
         self.conclude(reply, code, value);
