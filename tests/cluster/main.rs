@@ -18,6 +18,8 @@ mod gate_drain;
 mod gate_moves;
 mod gate_nodes;
 mod gate_replay;
+#[cfg(feature = "tls")]
+mod gate_tls;
 mod gate_users;
 mod link;
 mod locator;

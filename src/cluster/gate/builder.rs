@@ -12,6 +12,8 @@ use super::{Gate, RefusedPacket, watching};
 use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::drpc::Secret;
 use crate::cluster::follower::Followers;
+#[cfg(feature = "tls")]
+use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
 use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::{Packet, PacketOptions};
@@ -76,6 +78,8 @@ impl Gate {
                 duplicate: DuplicateLogin::default(),
                 retry_within: 0,
                 secret: None,
+                #[cfg(feature = "tls")]
+                tls: None,
                 lanes: LaneOptions::default(),
                 on_refused: None,
             },
@@ -144,6 +148,13 @@ impl GateBuilder {
     /// none, so that whoever reaches [`link`](Self::link) can act for every user.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.options.secret = Some(secret);
+        self
+    }
+
+    /// Uses TLS on links. Default: none.
+    #[cfg(feature = "tls")]
+    pub fn link_tls(mut self, tls: LinkTls) -> Self {
+        self.options.tls = Some(tls);
         self
     }
 
@@ -288,6 +299,11 @@ impl GateBuilder {
             .outbound_limit(LINK_OUTPUT)
             .outbound_policy(OutboundPolicy::Drop);
         let link = Listen::on(self.link).limits(links);
+        #[cfg(feature = "tls")]
+        let link = match &self.options.tls {
+            Some(tls) => link.tls(&tls.server),
+            None => link,
+        };
         let (mut server, mut doors) = (Server::bind(link), vec![Door::Links]);
         for listener in self.listeners {
             let (listen, door) = listener.into_parts()?;
@@ -382,6 +398,8 @@ impl Prepared {
         let addrs = engine.local_addrs().to_vec();
         warn_if_open(&addrs[0], shared.options.secret.is_some());
         let endpoint = endpoint(&addrs[0], self.expose.as_deref())?;
+        #[cfg(feature = "tls")]
+        let endpoint = endpoint.with_tls(shared.options.tls.is_some());
         let following = watching::start(
             &self.followers,
             &*self.registry,

@@ -65,10 +65,13 @@ impl GateReactor {
     pub(super) fn new(id: usize, shared: Arc<Shared>, table: RouteTable) -> Self {
         let reactors = shared.counters.len();
         let (ours, options) = (shared.ours.clone(), &shared.options);
+        let lanes = Lanes::new(ours, options.secret.clone(), options.lanes.clone());
+        #[cfg(feature = "tls")]
+        let lanes = lanes.tls(options.tls.as_ref().map(|tls| tls.client.clone()));
         Self {
             id,
             sessions: Sessions::new(id, shared.began, shared.all_channels.clone()),
-            lanes: Lanes::new(ours, options.secret.clone(), options.lanes.clone()),
+            lanes,
             notices: Vec::new(),
             kept: Kept::default(),
             is_asking: false,

@@ -4,6 +4,8 @@ use std::time::Duration;
 use super::RefusedPacket;
 use crate::cluster::drpc::Secret;
 use crate::cluster::link::LaneOptions;
+#[cfg(feature = "tls")]
+use crate::cluster::link::LinkTls;
 use crate::cluster::packet::{Packet, PacketOptions};
 
 /// The side that sends the heartbeats, of a gate and its clients.
@@ -120,6 +122,8 @@ pub(super) struct Options {
     /// In milliseconds.
     pub(super) retry_within: u32,
     pub(super) secret: Option<Secret>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<LinkTls>,
     pub(super) lanes: LaneOptions,
     pub(super) on_refused: Option<OnRefused>,
 }

@@ -10,9 +10,11 @@ use crate::cluster::Error;
 use crate::cluster::drpc::{Incoming, MAX_FRAME, Request, Secret};
 use crate::cluster::registry::LinkEndpoint;
 use crate::engine::conn::limits::ConnLimits;
-use crate::engine::connect::{Backoff, Connect, FailedConnect, Reconnect};
+use crate::engine::connect::{Backoff, Connect, ConnectError, FailedConnect, Reconnect};
 use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
 use crate::engine::slots::ConnId;
+#[cfg(feature = "tls")]
+use crate::tls::TlsClient;
 
 /// The lanes of one reactor, one to each peer. It dials them, for as long as the peers are registered.
 ///
@@ -21,6 +23,8 @@ pub(in crate::cluster) struct Lanes<T> {
     ours: Identity,
     secret: Option<Secret>,
     options: LaneOptions,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsClient>,
     /// By the token of their connections.
     lanes: FxHashMap<u64, Dialled<T>>,
     by_id: HashMap<String, u64>,
@@ -39,6 +43,8 @@ struct Dialled<T> {
     theirs: Identity,
     /// `None` until the peer is registered.
     endpoint: Option<LinkEndpoint>,
+    /// How to reach it.
+    connect: Option<Connect>,
     conn: Option<ConnId>,
     /// The bytes that the connection had not sent when it was last looked at.
     backlog: usize,
@@ -81,6 +87,8 @@ impl<T> Lanes<T> {
             ours,
             secret,
             options,
+            #[cfg(feature = "tls")]
+            tls: None,
             lanes: FxHashMap::default(),
             by_id: HashMap::new(),
             last_token: 0,
@@ -89,6 +97,13 @@ impl<T> Lanes<T> {
             timer: None,
             lost: Lost::default(),
         }
+    }
+
+    /// Dials peers with TLS whose address asks for it.
+    #[cfg(feature = "tls")]
+    pub(in crate::cluster) fn tls(mut self, tls: Option<TlsClient>) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// Dials the peers that are new, and closes the lanes to those that are gone. A peer at another address is a new one.
@@ -259,7 +274,11 @@ impl<T> Lanes<T> {
     ) {
         let now = self.time(reactor.now());
         if let Some(dialled) = self.lanes.get_mut(&failed.token) {
-            log::debug!(target: "epicycle::cluster", "no link to {}: {}", dialled.theirs.id, failed.error);
+            let level = match failed.error {
+                ConnectError::Tls(_) => log::Level::Warn,
+                _ => log::Level::Debug,
+            };
+            log::log!(target: "epicycle::cluster", level, "no link to {}: {}", dialled.theirs.id, failed.error);
             dialled.dial_later(now);
             self.set_timer(reactor);
         }
@@ -333,17 +352,20 @@ impl<T> Lanes<T> {
         reactor: &mut Reactor<'_, H>,
     ) {
         let now = self.time(reactor.now());
+        let connect = Connect::to(format!("tcp://{}", endpoint.address()));
+        let connect = self.secured(connect, endpoint);
         if let Some(dialled) = self.lanes.get_mut(&token)
             && dialled.endpoint.is_none()
         {
-            if endpoint.is_secure() {
+            if connect.is_none() {
                 log::warn!(
                     target: "epicycle::cluster",
-                    "no link to {}: its address {endpoint} asks for TLS, which links do not have yet",
+                    "no link to {}: its address {endpoint} asks for TLS; give this server a `LinkTls`",
                     dialled.theirs.id
                 );
                 return;
             }
+            dialled.connect = connect;
             dialled.endpoint = Some(endpoint.clone());
             dialled.dial(token, now, reactor);
         }
@@ -357,6 +379,7 @@ impl<T> Lanes<T> {
             lane: Lane::new(ours, theirs, self.secret.clone(), options),
             theirs: peer.clone(),
             endpoint: None,
+            connect: None,
             conn: None,
             backlog: 0,
             is_changed: false,
@@ -394,6 +417,22 @@ impl<T> Lanes<T> {
                 Some(now) => drop(dialled.lane.tick(now, &mut events)),
             }
         }
+    }
+
+    /// Adds TLS if the endpoint asks for it. Returns `None` if this side has none.
+    #[cfg(feature = "tls")]
+    fn secured(&self, connect: Connect, endpoint: &LinkEndpoint) -> Option<Connect> {
+        match (endpoint.is_secure(), &self.tls) {
+            (false, _) => Some(connect),
+            (true, Some(tls)) => Some(connect.tls(tls)),
+            (true, None) => None,
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[expect(clippy::unused_self, reason = "TLS is a feature")]
+    fn secured(&self, connect: Connect, endpoint: &LinkEndpoint) -> Option<Connect> {
+        (!endpoint.is_secure()).then_some(connect)
     }
 
     /// Returns the lane to a peer, which is about to have something to write.
@@ -449,10 +488,10 @@ impl<T> Dialled<T> {
     fn dial<H: LinkTimer>(&mut self, token: u64, now: Duration, reactor: &mut Reactor<'_, H>) {
         // The lane keeps to its own limit, so that what it gives to the connection is always taken.
         let limits = ConnLimits::new().outbound_limit(self.lane.max_backlog() + 2 * MAX_FRAME);
-        let Some(endpoint) = &self.endpoint else {
+        let Some(connect) = self.connect.clone() else {
             return;
         };
-        let connect = Connect::to(format!("tcp://{}", endpoint.address()))
+        let connect = connect
             .timeout(self.lane.handshake_timeout())
             .limits(limits)
             .token(token);

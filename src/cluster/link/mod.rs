@@ -48,6 +48,8 @@ mod lanes;
 mod listener;
 mod peers;
 mod queue;
+#[cfg(feature = "tls")]
+mod tls;
 
 use super::Kind;
 
@@ -56,6 +58,8 @@ pub use self::lane::{Lane, LaneEvent, LaneOptions, LaneStats};
 pub(super) use self::lanes::{Lanes, LinkTimer};
 pub use self::listener::{Listener, ListenerStats, Verdict};
 pub(super) use self::peers::{endpoint, peers, warn_if_open};
+#[cfg(feature = "tls")]
+pub use self::tls::LinkTls;
 
 /// The kind and the id of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -17,6 +17,8 @@ use super::watching::watch;
 use crate::cluster::codec::Codec;
 use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::drpc::Secret;
+#[cfg(feature = "tls")]
+use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
 use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::PacketOptions;
@@ -74,6 +76,8 @@ impl Node {
                 dispatch: Policy::default(),
                 max_links: 1024,
                 secret: None,
+                #[cfg(feature = "tls")]
+                tls: None,
                 lanes: LaneOptions::default(),
             },
             state: Arc::new(|_| ()),
@@ -159,6 +163,13 @@ impl<T: 'static> NodeBuilder<T> {
     /// none, so that whoever reaches [`link`](Self::link) can act for every user.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.options.secret = Some(secret);
+        self
+    }
+
+    /// Uses TLS on links. Default: none.
+    #[cfg(feature = "tls")]
+    pub fn link_tls(mut self, tls: LinkTls) -> Self {
+        self.options.tls = Some(tls);
         self
     }
 
@@ -393,12 +404,18 @@ impl<T: 'static> NodeBuilder<T> {
                 NodeReactor::new(core, state(id), router.clone())
             }
         };
-        let running = Server::bind(Listen::on(self.link).limits(limits))
-            .reactors(self.reactors)
-            .start(make)?;
+        let link = Listen::on(self.link).limits(limits);
+        #[cfg(feature = "tls")]
+        let link = match &shared.options.tls {
+            Some(tls) => link.tls(&tls.server),
+            None => link,
+        };
+        let running = Server::bind(link).reactors(self.reactors).start(make)?;
         let addr = running.local_addrs()[0].clone();
         warn_if_open(&addr, shared.options.secret.is_some());
         let endpoint = endpoint(&addr, self.expose.as_deref())?;
+        #[cfg(feature = "tls")]
+        let endpoint = endpoint.with_tls(shared.options.tls.is_some());
         let table = RouteTable::new(shared.options.dispatch);
         let followers = watch(
             &*self.registry,

@@ -134,9 +134,12 @@ const SLOW: Duration = Duration::from_millis(50);
 impl Core {
     pub(super) fn new(id: usize, shared: Arc<Shared>, posting: Posting) -> Self {
         let (ours, options) = (shared.ours.clone(), &shared.options);
+        let lanes = Lanes::new(ours, options.secret.clone(), options.lanes.clone());
+        #[cfg(feature = "tls")]
+        let lanes = lanes.tls(options.tls.as_ref().map(|tls| tls.client.clone()));
         Self {
             id,
-            lanes: Lanes::new(ours, options.secret.clone(), options.lanes.clone()),
+            lanes,
             now: Instant::now(),
             posting,
             is_pending: false,

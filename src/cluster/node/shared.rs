@@ -10,6 +10,8 @@ use crate::cluster::Error;
 use crate::cluster::codec::Codec;
 use crate::cluster::dispatch::Policy;
 use crate::cluster::drpc::Secret;
+#[cfg(feature = "tls")]
+use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneOptions};
 use crate::cluster::locator::{LocationCache, LocationEvent};
 use crate::cluster::packet::PacketOptions;
@@ -53,6 +55,8 @@ pub(super) struct Options {
     pub(super) dispatch: Policy,
     pub(super) max_links: usize,
     pub(super) secret: Option<Secret>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<LinkTls>,
     pub(super) lanes: LaneOptions,
 }
 

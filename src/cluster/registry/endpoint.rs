@@ -54,6 +54,13 @@ impl LinkEndpoint {
         Self::new(address.strip_suffix('/').unwrap_or(address), secure)
     }
 
+    /// Returns the same endpoint, with TLS or without.
+    #[must_use]
+    pub fn with_tls(mut self, secure: bool) -> Self {
+        self.secure = secure;
+        self
+    }
+
     /// Returns `HOST:PORT`.
     pub fn address(&self) -> &str {
         &self.address
