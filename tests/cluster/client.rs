@@ -63,6 +63,14 @@ fn note_events(builder: ClientBuilder) -> (ClientBuilder, Receiver<&'static str>
             ClientEvent::Connected { again: false } => "connected",
             ClientEvent::Connected { again: true } => "connected again",
             ClientEvent::Disconnected { .. } => "disconnected",
+            ClientEvent::Goodbye {
+                retry_in: Some(time),
+                ..
+            } => match time.as_millis() {
+                7 => "come again in 7 ms",
+                _ => "come again",
+            },
+            ClientEvent::Goodbye { .. } => "replaced",
             ClientEvent::ConnectFailed { .. } => "failed",
             _ => "another",
         };
@@ -153,6 +161,63 @@ fn the_end_of_a_connection_fails_its_requests_and_another_one_is_made() {
     );
     let error = client.push(5, "z").expect_err("it is closed");
     assert!(matches!(error, Error::LinkDown { .. }), "{error}");
+}
+
+/// Tells a gate that control packets are known.
+const ACK: &[u8] = b"\0\0\0\x0d\x01\0\x05\0\0\0\0\0\0\0\0\0\0";
+
+#[test]
+fn a_client_leaves_a_gate_that_stops_when_its_requests_have_ended_and_comes_again_when_it_is_told_to()
+ {
+    let gate = ScriptedGate::new();
+    // The gate's time counts, not this one.
+    let hours = Duration::from_secs(3600);
+    let builder = Client::builder().reconnect(Reconnect::new(hours, hours));
+    let (builder, events) = note_events(builder.control_packets(true));
+    let (client, mut wire) = gate.connect(builder);
+    assert_eq!(next(&events), "connected");
+    wire.expect(ACK);
+    let waiting = ask(&client, 1, "x");
+    wire.expect(packet(1, 1, "x"));
+    wire.send(b"\0\0\0\x0a\x01\0\x04\0\0\x01\0\0\0\x07");
+    assert_eq!(next(&events), "come again in 7 ms");
+    assert!(!client.is_connected());
+    let error = client.push(5, "y").expect_err("it takes no more");
+    assert!(matches!(error, Error::LinkDown { .. }), "{error}");
+    wire.send(packet(1, 1, "answer"));
+    assert_eq!(next(&waiting).expect("is answered"), b"answer");
+    assert!(wire.is_over());
+    drop(wire);
+    assert_eq!(next(&events), "disconnected");
+    let mut wire = gate.accept();
+    assert_eq!(next(&events), "connected again");
+    wire.expect(ACK);
+    client.push(5, "z").expect("is sent");
+    wire.expect(packet(5, 0, "z"));
+    // Without a request under way it leaves at once.
+    wire.send(b"\0\0\0\x0a\x01\0\x04\0\0\x01\0\0\0\0");
+    assert!(wire.is_over());
+}
+
+#[test]
+fn a_client_whose_user_has_logged_in_elsewhere_does_not_come_again() {
+    let gate = ScriptedGate::new();
+    let builder = Client::builder().reconnect(quickly()).control_packets(true);
+    let (builder, events) = note_events(builder);
+    let (_client, mut wire) = gate.connect(builder);
+    wire.send(b"\0\0\0\x0a\x01\0\x04\0\0\x02\0\0\0\0");
+    wire.expect(ACK);
+    assert!(wire.is_over());
+    drop(wire);
+    for event in ["connected", "replaced", "disconnected"] {
+        assert_eq!(next(&events), event);
+    }
+    // Its handlers are gone.
+    assert!(
+        events
+            .recv_timeout(LONG)
+            .is_err_and(|error| error == mpsc::RecvTimeoutError::Disconnected)
+    );
 }
 
 #[test]

@@ -19,6 +19,7 @@ use epicycle::cluster::registry::{Instance, Registry, RouteSpec};
 use crate::gate::World;
 use crate::rig::{Node, Wire, packet};
 use crate::util::eventually;
+use crate::util::ports::DeadPort;
 
 #[test]
 fn a_gate_finds_nodes_that_come_and_leaves_those_that_go() {
@@ -269,6 +270,28 @@ fn a_node_that_accepts_and_closes_is_dialled_less_and_less_often() {
     }
     // At least half of 50, 100, 200, 400 and 800 ms.
     assert!(began.elapsed() >= Duration::from_millis(775));
+}
+
+#[test]
+fn a_node_that_cannot_be_reached_is_dialled_until_it_can() {
+    // Nothing else wakes the gate's timer.
+    let idle = lanes(|options| {
+        options.heartbeat = Duration::from_secs(3600);
+        options.queue_time = Duration::from_millis(100);
+    });
+    let world = World::with(|gate| gate.lanes(idle));
+    let (mut client, _) = world.known_client("me");
+    let dead = DeadPort::new();
+    let routes = vec![RouteSpec::new(77)];
+    let mut instance = Instance::new(Kind::Node, "node-9", format!("drpc://{}", dead.addr));
+    instance.routes.clone_from(&routes);
+    world.registry.register(&instance).expect("is sound");
+    eventually("a packet is given up", || {
+        client.send(packet(77, 1, "x"));
+        world.gate.stats().given_up > 0
+    });
+    let node = Node::serve("node-9", routes, dead.revive());
+    node.await_link();
 }
 
 #[test]

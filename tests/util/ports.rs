@@ -1,6 +1,6 @@
 //! Ports of this host that serve nobody.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 /// A port that nobody listens on, and that nobody else gets.
 pub(crate) struct DeadPort {
     pub(crate) addr: SocketAddr,
-    _socket: Socket,
+    socket: Socket,
 }
 
 impl DeadPort {
@@ -19,8 +19,14 @@ impl DeadPort {
         let addr = socket.local_addr().expect("has an address");
         Self {
             addr: addr.as_socket().expect("an IP address"),
-            _socket: socket,
+            socket,
         }
+    }
+
+    /// Begins to listen.
+    pub(crate) fn revive(self) -> TcpListener {
+        self.socket.listen(16).expect("listens");
+        self.socket.into()
     }
 }
 

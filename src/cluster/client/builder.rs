@@ -25,6 +25,7 @@ pub struct ClientBuilder {
     call_timeout: Duration,
     connect_timeout: Duration,
     reconnect: Option<Reconnect>,
+    control: bool,
     handlers: Handlers,
     #[cfg(feature = "tls")]
     tls: Option<TlsClient>,
@@ -38,6 +39,7 @@ impl ClientBuilder {
             call_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(5),
             reconnect: Some(Reconnect::default()),
+            control: false,
             handlers: Handlers {
                 routes: FxHashMap::default(),
                 others: None,
@@ -76,6 +78,13 @@ impl ClientBuilder {
     /// end of the client.
     pub fn reconnect(mut self, policy: impl Into<Option<Reconnect>>) -> Self {
         self.reconnect = policy.into();
+        self
+    }
+
+    /// Tells the gate that this client knows control packets. A gate that is about to stop then asks it to go elsewhere, and one where
+    /// the user has logged in a second time tells it so. A gate of due would take it for a packet of route 5. Default: off.
+    pub fn control_packets(mut self, on: bool) -> Self {
+        self.control = on;
         self
     }
 
@@ -191,6 +200,8 @@ impl ClientBuilder {
             heartbeat: self.heartbeat,
             call_timeout: self.call_timeout,
             reconnect: self.reconnect,
+            control: self.control,
+            goodbye: None,
             to: addr.to_owned(),
             connect,
             upgrade: address.upgrade,

@@ -48,6 +48,10 @@ impl<T> Calls<T> {
         })
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub(super) fn insert(&mut self, route: i32, seq: i32, call: T) {
         self.waiting.insert((route, seq), call);
     }

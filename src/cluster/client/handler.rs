@@ -134,6 +134,8 @@ impl Dialled {
         }
         link.opened = Some(conn.now());
         link.unanswered = 0;
+        link.goodbye = None;
+        link.introduce(conn);
         link.set_connected(true);
         if !link.heartbeat.is_zero() {
             conn.set_interval(link.heartbeat, HEARTBEAT);
@@ -145,6 +147,14 @@ impl Dialled {
         let event = ClientEvent::Connected { again };
         handlers.tell(&mut link.context(Some(conn)), event);
         Action::Continue
+    }
+
+    /// Leaves, if the gate wants it and nothing is under way.
+    fn part(&self) -> Action {
+        match self.link.has_parted() {
+            true => Action::Close,
+            false => Action::Continue,
+        }
     }
 
     fn on_message(
@@ -161,7 +171,7 @@ impl Dialled {
         match packets.decode_message(&message) {
             Ok(frame) => {
                 link.receive(handlers, conn, frame);
-                Action::Continue
+                self.part()
             }
             Err(error) => {
                 let problem = error.to_string();
@@ -215,7 +225,7 @@ impl EventHandler for ClientReactor {
         match frame {
             SpokenFrame::Packets(frame) => {
                 client.link.receive(&mut client.handlers, conn, frame);
-                Action::Continue
+                client.part()
             }
             SpokenFrame::Socket(ws::Event::Opened(_)) => client.opened(conn),
             SpokenFrame::Socket(ws::Event::Message(message)) => client.on_message(conn, message),
@@ -231,7 +241,7 @@ impl EventHandler for ClientReactor {
             log::info!(target: "epicycle::cluster", "{} is silent, and is given up", client.link.to);
             conn.abort();
         }
-        Action::Continue
+        client.part()
     }
 
     fn on_close(
@@ -255,7 +265,10 @@ impl EventHandler for ClientReactor {
         link.fail_calls();
         let lasted = now.saturating_duration_since(opened);
         let policy = link.reconnect.filter(|_| !link.is_closing);
-        let delay = policy.map(|policy| link.backoff.after_connection(lasted, &policy));
+        let delay = match link.goodbye.take() {
+            Some(goodbye) => goodbye.retry_in.filter(|_| !link.is_closing),
+            None => policy.map(|policy| link.backoff.after_connection(lasted, &policy)),
+        };
         let event = ClientEvent::Disconnected { reason: &reason };
         self.tell_end(token, event, delay, reactor);
     }

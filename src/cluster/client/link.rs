@@ -10,7 +10,9 @@ use super::ClientEvent;
 use super::calls::Calls;
 use super::codec::Spoken;
 use crate::cluster::Error;
-use crate::cluster::packet::{EncodedPacket, Heartbeat, Packet, PacketFrame, PacketOptions};
+use crate::cluster::packet::{
+    Control, EncodedPacket, GoodbyeReason, Heartbeat, Packet, PacketFrame, PacketOptions,
+};
 use crate::engine::connect::{Backoff, Connect, Reconnect};
 use crate::engine::handler::{Conn, ConnTimer, EventHandler, WriteError};
 use crate::engine::slots::ConnId;
@@ -23,6 +25,10 @@ pub(super) struct Link {
     pub(super) call_timeout: Duration,
     /// None if a connection that has ended is not made again.
     pub(super) reconnect: Option<Reconnect>,
+    /// True if the gate is told that control packets are known.
+    pub(super) control: bool,
+    /// What the gate has said before it closes the connection.
+    pub(super) goodbye: Option<Goodbye>,
     pub(super) to: String,
     pub(super) connect: Connect,
     /// Over WebSocket: the host and the target of the request.
@@ -38,6 +44,13 @@ pub(super) struct Link {
     pub(super) opened: Option<Instant>,
     /// Waits for the first attempt, whose failure is the end.
     pub(super) first: Option<SyncSender<Result<(), Error>>>,
+}
+
+/// The gate's goodbye.
+#[derive(Clone, Copy)]
+pub(super) struct Goodbye {
+    /// The time after which to dial again, if at all.
+    pub(super) retry_in: Option<Duration>,
 }
 
 /// The application's handlers of packets and events.
@@ -104,9 +117,13 @@ impl Link {
         frame: PacketFrame<'_>,
     ) {
         self.unanswered = 0;
-        let PacketFrame::Packet { packet, .. } = frame else {
-            // The gate's heartbeats want no answer. Control packets come only to those who sent one.
-            return;
+        let packet = match frame {
+            PacketFrame::Packet { packet, .. } => packet,
+            PacketFrame::Control(Control::Goodbye { reason, retry_ms }) => {
+                return self.part(handlers, wire, reason, retry_ms);
+            }
+            // The gate's heartbeats want no answer.
+            _ => return,
         };
         let (route, seq) = (packet.route, packet.seq);
         if seq > 0
@@ -124,6 +141,40 @@ impl Link {
                 target: "epicycle::cluster",
                 "a packet of route {route}, seq {seq} has no handler"
             ),
+        }
+    }
+
+    /// Prepares to leave, since the gate closes the connection soon.
+    fn part(
+        &mut self,
+        handlers: &mut Handlers,
+        wire: &mut dyn Wire,
+        reason: GoodbyeReason,
+        retry_ms: u32,
+    ) {
+        let retry_in = match reason {
+            // Two that took the user from each other would go on for ever.
+            GoodbyeReason::Replaced => None,
+            _ => (self.reconnect).map(|_| Duration::from_millis(retry_ms.into())),
+        };
+        self.goodbye = Some(Goodbye { retry_in });
+        self.set_connected(false);
+        let event = ClientEvent::Goodbye { reason, retry_in };
+        handlers.tell(&mut self.context(Some(wire)), event);
+    }
+
+    /// Returns true if it is time to leave: the gate has said goodbye, and no request is under way.
+    pub(super) fn has_parted(&self) -> bool {
+        self.goodbye.is_some() && self.calls.is_empty()
+    }
+
+    /// Tells the gate that control packets are known.
+    pub(super) fn introduce(&self, wire: &mut dyn Wire) {
+        if self.control
+            && let Ok(ack) = self.packets.encode_control(&Control::Ack { n: 0 })
+        {
+            // It fails only if the connection is closing.
+            let _ = wire.send(ack);
         }
     }
 

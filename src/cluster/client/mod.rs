@@ -24,6 +24,8 @@
 //! |---|---|
 //! | the connection ends | all requests under way fail with [`Error::LinkDown`](super::Error); [`ClientEvent::Disconnected`]; it dials again |
 //! | the gate says nothing for three heartbeats | the same |
+//! | the gate is about to stop, and the client [knows](ClientBuilder::control_packets) its goodbye | [`ClientEvent::Goodbye`]; nothing new is sent; when the requests under way have ended, it leaves, and dials again after the time that the gate tells |
+//! | the user has logged in elsewhere, likewise | [`ClientEvent::Goodbye`]; it does not dial again |
 //! | it is connected again | [`ClientEvent::Connected`], whose `again` is true. The gate does not know the user until it logs in anew |
 //! | a packet that is none, or is too large | the connection closes, as above |
 //! | no answer in time | the request fails with [`Error::Timeout`](super::Error). An answer that comes later is a push |
@@ -45,6 +47,7 @@ use bytes::Bytes;
 
 use self::handler::{ClientReactor, Dialled};
 use super::Error;
+use super::packet::GoodbyeReason;
 use crate::engine::client::Client as EngineClient;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::connect::ConnectError;
@@ -102,6 +105,13 @@ pub enum ClientEvent<'a> {
         /// True if the client was connected before.
         again: bool,
     },
+    /// The gate is about to close the connection: see [`ClientBuilder::control_packets`].
+    Goodbye {
+        /// The reason.
+        reason: GoodbyeReason,
+        /// The time after which the client dials again. `None` if it does not.
+        retry_in: Option<Duration>,
+    },
     /// The connection has ended.
     Disconnected {
         /// The reason.
@@ -121,7 +131,7 @@ impl Clients {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Backend`] if the kernel refuses a thread or a descriptor, and [`Error::InvalidArgument`] for 0 reactors.
+    /// Returns [`Error::Start`] if the kernel refuses a thread or a descriptor, and for 0 reactors.
     pub fn start(reactors: usize) -> Result<Self, Error> {
         let ids: Arc<[_]> = (0..reactors).map(|_| OnceLock::new()).collect();
         let running = EngineClient::new().reactors(reactors).start({
@@ -131,13 +141,7 @@ impl Clients {
                 ClientReactor::default()
             }
         });
-        let running = running.map_err(|error| match error {
-            crate::Error::Option { problem, .. } => Error::argument("reactors", problem),
-            error => Error::Backend {
-                backend: "engine of the clients",
-                problem: error.to_string(),
-            },
-        })?;
+        let running = running?;
         let threads = Threads {
             engine: running.engine().clone(),
             running: Some(running),
