@@ -59,6 +59,7 @@ impl Cluster {
         Node::builder()
             .registry(self.registry.clone())
             .locator(self.locator.clone())
+            .monitor(&self.monitor)
     }
 
     /// Returns the options of a mesh of this cluster.

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use epicycle::cluster::admin::{Admin, AdminBuilder};
-use epicycle::cluster::drpc::{Code, Secret};
+use epicycle::cluster::drpc::{Code, Request, Secret};
 use epicycle::cluster::locator::Locator;
 use epicycle::cluster::mesh::{Mesh, MeshClient};
 use epicycle::cluster::registry::{Instance, Registry};
@@ -13,7 +13,7 @@ use epicycle::cluster::{Cluster, Kind, Monitor, State};
 use serde_json::{Value, json};
 
 use crate::gate::World;
-use crate::rig::packet;
+use crate::rig::{conn, packet};
 use crate::util::strangers::prometheus_families;
 use crate::util::{LONG, eventually};
 
@@ -287,6 +287,12 @@ fn a_process_is_ready_while_all_its_parts_take_work() {
     assert_eq!(get(&admin, "/healthz").status, 200);
     gate.shutdown();
     assert_eq!(get(&admin, "/readyz").status, 200);
+    let node = cluster.node().id("node-1").start().expect("starts");
+    let metrics = get(&admin, "/metrics").body;
+    let line = r#"epicycle_node_packets_in_total{id="node-1"} 0"#;
+    assert!(metrics.contains(line), "{metrics}");
+    node.shutdown();
+    assert!(!get(&admin, "/metrics").body.contains("node-1"));
 }
 
 #[test]
@@ -310,9 +316,24 @@ fn the_metrics_are_those_of_the_parts_of_the_process() {
         4
     );
     let admin = admin(&world, |admin| admin.monitor(&monitor));
-    let (_client, cid) = world.known_client("me");
+    let (mut client, cid) = world.known_client("me");
     assert_eq!(world.link().bind(cid, 7), Code::Done);
     assert_eq!(get(&admin, "/users/7").status, 200);
+    // Routes that no node serves, and a push after them.
+    for route in 1000..2000 {
+        client.send(packet(route, 0, "x"));
+    }
+    let news = packet(7, 0, "news");
+    let push = Request::Push {
+        target: conn(cid),
+        disconnect: false,
+        packet: &news,
+    };
+    assert_eq!(world.link().call(&push), Code::Done);
+    client.expect(&news);
+    eventually("all packets are counted", || {
+        world.gate.stats().packets_in == 1001
+    });
 
     let answer = get(&admin, "/metrics");
     assert_eq!(answer.status, 200);
@@ -324,8 +345,11 @@ fn the_metrics_are_those_of_the_parts_of_the_process() {
     for line in [
         r#"epicycle_gate_connections{id="gate-1"} 1"#,
         r#"epicycle_gate_users{id="gate-1"} 1"#,
-        r#"epicycle_gate_packets_in_total{id="gate-1"} 1"#,
-        r#"epicycle_gate_refused_total{id="gate-1",reason="unknown_route"} 0"#,
+        r#"epicycle_gate_packets_in_total{id="gate-1"} 1001"#,
+        r#"epicycle_gate_refused_total{id="gate-1",reason="unknown_route"} 1000"#,
+        r#"epicycle_gate_route_packets_in_total{id="gate-1",route="1"} 1"#,
+        r#"epicycle_gate_route_packets_in_total{id="gate-1",route="other"} 1000"#,
+        r#"epicycle_gate_route_pushed_total{id="gate-1",route="7"} 1"#,
         r#"epicycle_gate_link_queue_bytes{id="gate-1",node="node-1"} 0"#,
         r#"epicycle_cluster_state{id="gate-1",kind="gate"} 1"#,
         r#"epicycle_cluster_state{id="mesh-1",kind="mesh"} 1"#,

@@ -198,6 +198,11 @@ impl GateReactor {
                 let counters = self.counters();
                 counters.packets_in.add(1);
                 counters.bytes_in.add(whole.len() as u64);
+                let table = &self.table;
+                let exists = || table.route(packet.route).is_some();
+                let counters = self.by_route.of(packet.route, exists);
+                counters.packets_in.add(1);
+                counters.bytes_in.add(whole.len() as u64);
                 self.dispatch(conn, client, &packet, whole)
             }
             PacketFrame::Heartbeat(_) => match self.shared.options.heartbeat {

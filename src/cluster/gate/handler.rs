@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::by_route::ByRoute;
 use super::client::Client;
 use super::codec::{Protocol, ProtocolFrame};
 use super::kept::{Fence, Kept, Notice, note};
@@ -42,6 +43,7 @@ pub(super) struct GateReactor {
     /// The clients that wait for nodes.
     pub(super) waiting: Vec<i64>,
     pub(super) table: RouteTable,
+    pub(super) by_route: ByRoute,
     pub(super) queue: VecDeque<Work>,
     /// By reactor.
     pub(super) outgoing: Vec<Vec<Work>>,
@@ -77,6 +79,7 @@ impl GateReactor {
             is_asking: false,
             waiting: Vec::new(),
             table,
+            by_route: ByRoute::new(shared.routes.clone()),
             queue: VecDeque::new(),
             outgoing: (0..reactors).map(|_| Vec::new()).collect(),
             answers: (0..reactors).map(|_| Vec::new()).collect(),

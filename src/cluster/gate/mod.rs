@@ -41,6 +41,7 @@
 
 mod binding;
 mod builder;
+mod by_route;
 mod client;
 mod clients;
 mod codec;

@@ -64,6 +64,7 @@ impl Observed for ObservedGate {
             stats += counters.read();
         }
         stats.expose(labels, to);
+        self.shared.routes.expose(labels, to);
         for (node, bytes) in self.link_queues() {
             let labels = [labels, &[("node", node.as_str())]].concat();
             let help = "Bytes that wait for a node now: for its link, or for it to read.";

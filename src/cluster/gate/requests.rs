@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::handler::GateReactor;
 use super::work::{Parcel, Reply, Task, Who, Work};
 use crate::cluster::drpc::{Answer, Code, Op, Request, Scope, Target, Targets, Value};
-use crate::cluster::packet::EncodedPacket;
+use crate::cluster::packet::{EncodedPacket, PacketFrame};
 use crate::cluster::session::reactor_of;
 use crate::engine::handler::{Action, Conn};
 use crate::engine::slots::ConnId;
@@ -168,8 +168,14 @@ impl GateReactor {
     /// Checks a packet, which comes from another server, and copies it.
     fn parcel(&self, packet: &[u8], disconnect: bool) -> Option<Arc<Parcel>> {
         let bytes = Bytes::copy_from_slice(packet);
-        let packet = EncodedPacket::from_wire(&self.shared.options.packet, bytes).ok()?;
-        Some(Parcel::new(packet, disconnect))
+        let options = &self.shared.options.packet;
+        let route = match options.decode_message(packet).ok()? {
+            PacketFrame::Packet { packet, .. } => packet.route,
+            // A heartbeat or a control packet.
+            _ => 0,
+        };
+        let packet = EncodedPacket::from_wire(options, bytes).ok()?;
+        Some(Parcel::new(packet, route, disconnect))
     }
 
     /// Finds the connection of a target. One that was told by its number may be gone.

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::by_route::AllRoutes;
 use super::listener::Door;
 use super::options::Options;
 use super::stats::GateCounters;
@@ -29,6 +30,7 @@ pub(super) struct Shared {
     pub(super) registered: Registered,
     /// By reactor.
     pub(super) counters: Box<[GateCounters]>,
+    pub(super) routes: Arc<AllRoutes>,
     /// The bytes of tasks that wait for each reactor.
     queued: Box<[AtomicUsize]>,
     pub(super) admission: Admission,
@@ -80,6 +82,7 @@ impl Shared {
             directory,
             registered,
             counters: (0..reactors).map(|_| GateCounters::default()).collect(),
+            routes: Arc::default(),
             queued: (0..reactors).map(|_| AtomicUsize::new(0)).collect(),
             admission,
         }

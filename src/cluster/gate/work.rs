@@ -83,6 +83,7 @@ pub(super) enum Task {
 /// A packet to push, encoded once for all its receivers.
 pub(super) struct Parcel {
     pub(super) packet: EncodedPacket,
+    pub(super) route: i32,
     /// The same as a message of WebSocket, once the first client needs it.
     framed: OnceLock<ws::Prepared>,
     /// True if the receivers are to be disconnected after it.
@@ -118,9 +119,10 @@ impl Work {
 }
 
 impl Parcel {
-    pub(super) fn new(packet: EncodedPacket, disconnect: bool) -> Arc<Self> {
+    pub(super) fn new(packet: EncodedPacket, route: i32, disconnect: bool) -> Arc<Self> {
         Arc::new(Self {
             packet,
+            route,
             framed: OnceLock::new(),
             disconnect,
         })

@@ -188,10 +188,13 @@ impl GateReactor {
         let counters = self.counters();
         match sent {
             Ok(()) => {
+                let bytes = parcel.packet.as_bytes().len() as u64;
                 counters.pushed.add(1);
-                counters
-                    .bytes_pushed
-                    .add(parcel.packet.as_bytes().len() as u64);
+                counters.bytes_pushed.add(bytes);
+                // A node has sent it, so its route exists.
+                let counters = self.by_route.of(parcel.route, || true);
+                counters.pushed.add(1);
+                counters.bytes_pushed.add(bytes);
             }
             Err(WriteError::Full { .. }) => {
                 counters.pushes_dropped.add(1);

@@ -23,7 +23,7 @@ use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
 use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::PacketOptions;
 use crate::cluster::registry::{Directory, Instance, MemoryRegistry, Registered, Registry};
-use crate::cluster::{Error, Event, Kind, new_uuid};
+use crate::cluster::{Error, Event, Kind, Monitor, new_uuid};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::listen::Listen;
 use crate::engine::server::Server;
@@ -79,6 +79,7 @@ impl Node {
                 #[cfg(feature = "tls")]
                 tls: None,
                 lanes: LaneOptions::default(),
+                monitor: None,
             },
             state: Arc::new(|_| ()),
             routes: Routes::new(),
@@ -189,6 +190,12 @@ impl<T: 'static> NodeBuilder<T> {
     /// reactors, one of due has five. Default: 1,024.
     pub fn max_links(mut self, links: usize) -> Self {
         self.options.max_links = links;
+        self
+    }
+
+    /// Adds the node to a list of what is observed, for an [admin interface](crate::cluster::admin). Default: it is on none.
+    pub fn monitor(mut self, monitor: &Monitor) -> Self {
+        self.options.monitor = Some(monitor.clone());
         self
     }
 
@@ -432,6 +439,9 @@ impl<T: 'static> NodeBuilder<T> {
         instance.events = router.events();
         let mut node = Node::new(running, addr, (shared, posting), hooks, followers);
         node.shared.registered.register(instance)?;
+        if let Some(monitor) = &node.shared.options.monitor {
+            monitor.add(&node.shared);
+        }
         node.hooks.run(Stage::Start);
         Ok(node)
     }

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::stats::NodeCounters;
-use crate::cluster::Error;
+use super::stats::{NodeCounters, NodeStats};
 use crate::cluster::codec::Codec;
 use crate::cluster::dispatch::Policy;
 use crate::cluster::drpc::Secret;
@@ -14,8 +13,11 @@ use crate::cluster::drpc::Secret;
 use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneOptions};
 use crate::cluster::locator::{LocationCache, LocationEvent};
+use crate::cluster::monitor::Observed;
 use crate::cluster::packet::PacketOptions;
 use crate::cluster::registry::Registered;
+use crate::cluster::{Error, Kind, Monitor, State};
+use crate::metrics::{Expose, Exposition};
 use crate::workers::{SubmitError, WorkerPool};
 
 /// The state that the reactors of a node share.
@@ -58,6 +60,7 @@ pub(super) struct Options {
     #[cfg(feature = "tls")]
     pub(super) tls: Option<LinkTls>,
     pub(super) lanes: LaneOptions,
+    pub(super) monitor: Option<Monitor>,
 }
 
 /// The maximum number of bytes that wait for one reactor.
@@ -153,6 +156,34 @@ impl Shared {
         (self.locations).unbind_node(uid, &self.alias, &self.ours.id)?;
         self.users.lock().remove(&uid);
         Ok(())
+    }
+}
+
+impl Observed for Shared {
+    fn identity(&self) -> (Kind, &str) {
+        (Kind::Node, &self.ours.id)
+    }
+
+    fn state(&self) -> Option<State> {
+        State::from_code(self.registered.state_code())
+    }
+
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        let mut stats = NodeStats::default();
+        for counters in &self.counters {
+            stats += counters.read();
+        }
+        stats.expose(labels, to);
+        let help = "Users that are bound to the node now.";
+        to.gauge(
+            "epicycle_node_users",
+            help,
+            labels,
+            self.users.lock().len() as f64,
+        );
+        let help = "Jobs of handlers that have not ended.";
+        let jobs = self.jobs.load(Ordering::Relaxed) as f64;
+        to.gauge("epicycle_node_jobs", help, labels, jobs);
     }
 }
 
