@@ -31,7 +31,7 @@ class Process:
             os.sched_setaffinity(0, cores)
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
-        self.output = tempfile.TemporaryFile("w+")
+        self.output = tempfile.NamedTemporaryFile("w+")
         command = list(map(str, command))
         self.process = subprocess.Popen(command, stdin=stdin, stdout=self.output, stderr=self.output, preexec_fn=prepare, text=True)
         self.pid = self.process.pid
@@ -47,8 +47,8 @@ class Process:
         raise OSError(f"it does not listen: {self.words()}")
 
     def words(self):
-        self.output.seek(0)
-        return self.output.read().strip() or "it prints nothing"
+        # Not by the same descriptor, whose position the program shares.
+        return pathlib.Path(self.output.name).read_text().strip() or "it prints nothing"
 
     def cpu(self):
         """Returns the processor time of all threads so far, in nanoseconds."""
@@ -78,7 +78,7 @@ class Cluster:
         self.port, self.link, node_port = free_port(), free_port(), free_port()
         self.servers = {
             "gate": Process(
-                GATE_CORE, *tracer, built / "examples/cluster_gate", "--listen", f"tcp://127.0.0.1:{self.port}", "--rate", 0,
+                GATE_CORE, *tracer, built / "examples/cluster_gate", "--listen", f"tcp://127.0.0.1:{self.port}", "--rate", 0, "--heartbeat", "0s",
                 "--link", f"tcp://127.0.0.1:{self.link}", "--node", f"node-1=127.0.0.1:{node_port}",
             )
         }
@@ -225,8 +225,14 @@ def of_gate(built, rounds):
         receivers = receiving(cluster.port)
         link = socket.create_connection(("127.0.0.1", cluster.link))
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        frame = lambda op, body: struct.pack(">IBBQ", 10 + len(body), 0, op, 0) + body
+        frame = lambda op, body, seq=0: struct.pack(">IBBQ", 10 + len(body), 0, op, seq) + body
         link.sendall(frame(1, b"\x02driver"))
+        total = 0
+        while total < FAN_OUT:
+            # The number of clients, since the kernel connects them before the gate has accepted them.
+            link.sendall(frame(5, b"\x01", 1))
+            answer = link.recv(24, socket.MSG_WAITALL)
+            total = struct.unpack(">Q", answer[16:])[0]
         push = frame(10, b"\x01" + packet(1024))
         return times(receivers, lambda: link.sendall(push), rounds)
     finally:
