@@ -3,6 +3,7 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod actor;
 mod admin;
 mod client;
 mod codec;
@@ -32,5 +33,6 @@ mod packet;
 mod packet_properties;
 mod registry;
 mod rig;
+mod room;
 mod shared;
 mod vectors;

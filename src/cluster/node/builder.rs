@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use parking_lot::Mutex;
 
 use super::Node;
+use super::actor_table::ActorTable;
 use super::context::{Core, HandlerError, Posting, Request};
 use super::handler::NodeReactor;
 use super::hooks::{Hooks, Stage};
@@ -397,6 +398,7 @@ impl<T: 'static> NodeBuilder<T> {
             is_leaving: AtomicBool::new(false),
             hands_over: router.hand_over().is_some(),
             last_fence: AtomicU64::new(0),
+            actors: ActorTable::default(),
         });
         // A link is read whatever waits for it: see `Inbound`.
         let limits = ConnLimits::new()

@@ -129,7 +129,7 @@ pub(super) struct Gather {
 }
 
 /// A handler that takes longer delays all that waits for its reactor.
-const SLOW: Duration = Duration::from_millis(50);
+pub(super) const SLOW: Duration = Duration::from_millis(50);
 
 impl Core {
     pub(super) fn new(id: usize, shared: Arc<Shared>, posting: Posting) -> Self {

@@ -27,8 +27,8 @@ impl Node {
     /// Stops in stages, and waits for the end:
     ///
     /// 1. registers the state `hang`, so that it gets packets of stateful routes only;
-    /// 2. serves, until no job of [`spawn_blocking`](super::Request::spawn_blocking) and no timer is left, until the deadline at the
-    ///    longest;
+    /// 2. serves, until no job of [`spawn_blocking`](super::Request::spawn_blocking), no timer and no actor that
+    ///    [asks for it](super::ActorOptions::wait) is left, until the deadline at the longest;
     /// 3. calls [`on_handover`](super::NodeBuilder::on_handover) for each user that is bound to it, waits until others have bound
     ///    them, for 2 s at the longest, and unbinds those that nobody has;
     /// 4. tells gates and nodes to send no more, and takes what was under way. Those of due do not know that, and are served for 2 s
@@ -60,9 +60,11 @@ impl Node {
         self.hooks.run(Stage::Close);
     }
 
-    /// Returns true if no job and no timer of the application is left.
+    /// Returns true if nothing of the application is left that the end waits for.
     fn is_idle(&self) -> bool {
-        self.shared.jobs.load(Ordering::Acquire) == 0 && self.stats().timers == 0
+        let shared = &self.shared;
+        let has_jobs = shared.jobs.load(Ordering::Acquire) > 0;
+        !has_jobs && self.stats().timers == 0 && !shared.actors.has_awaited()
     }
 
     /// Gives up the users that are bound here.

@@ -41,6 +41,8 @@
 //! | a packet of an unknown route, and there is no default route | ignored and counted; code 0, as by due |
 //! | an unknown event | the same |
 
+mod actor;
+mod actor_table;
 mod builder;
 mod configured;
 mod context;
@@ -51,6 +53,9 @@ mod handler;
 mod hooks;
 mod later;
 mod reply;
+mod room;
+mod room_clock;
+mod room_members;
 mod router;
 mod sending;
 mod shared;
@@ -62,6 +67,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::actor::Home;
 use self::context::Posting;
 use self::handler::NodeReactor;
 use self::hooks::Hooks;
@@ -71,10 +77,13 @@ use super::{Error, State};
 use crate::addr::Addr;
 use crate::engine::server::Running;
 
+pub use self::actor::{Actor, ActorContext, ActorOptions, ActorRef, ActorRoutes, ActorTimer};
 pub use self::builder::NodeBuilder;
 pub use self::context::{HandlerError, Request};
 pub use self::hooks::Stage;
 pub use self::later::Later;
+pub use self::room::{Room, RoomContext, RoomOptions, RoomRoutes};
+pub use self::room_clock::Tick;
 pub use self::router::{Group, Next, RouteFlag, RouteFlags};
 pub use self::stats::NodeStats;
 
@@ -91,6 +100,9 @@ pub struct Node {
 
 /// The time within which the registry must have taken the last state, at the end.
 const REGISTERING: Duration = Duration::from_secs(10);
+
+/// The time within which the actors must have stopped, at the end.
+const ACTORS: Duration = Duration::from_secs(10);
 
 impl Node {
     fn new<T: 'static>(
@@ -133,6 +145,13 @@ impl Node {
         stats
     }
 
+    fn home(&self) -> Home {
+        Home {
+            shared: self.shared.clone(),
+            posting: self.posting.clone(),
+        }
+    }
+
     /// Registers another state. It blocks as the registry does.
     ///
     /// # Errors
@@ -151,6 +170,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.close();
         self.shared.registered.deregister();
+        self.home().end_all(ACTORS);
         if let Some(reactors) = self.posting.reactors() {
             reactors.say_bye();
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::actor_table::ActorTable;
 use super::stats::{NodeCounters, NodeStats};
 use crate::cluster::codec::Codec;
 use crate::cluster::dispatch::Policy;
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     pub(super) is_leaving: AtomicBool,
     /// True if the application hands users over.
     pub(super) hands_over: bool,
+    pub(super) actors: ActorTable,
 }
 
 /// The options that the reactors need.

@@ -27,6 +27,8 @@ metric_set! {
         lost: counter,
         /// Timers of handlers, now.
         timers: gauge,
+        /// Actors, now.
+        actors: gauge,
         /// Gates that were lost.
         gates_lost: counter,
         /// Links that other servers have dialled, now.

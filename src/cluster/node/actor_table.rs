@@ -1,0 +1,357 @@
+//! The actors of a node: where they are, who is bound to them, and the letters that wait for them.
+
+use std::any::{Any, TypeId};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::hand_over::Sender;
+use crate::cluster::{Error, Event};
+
+/// The maximum number of actors of a node.
+const MAX_ACTORS: usize = 65_536;
+
+/// The maximum number of users that are bound to actors.
+const MAX_USERS: usize = 1_000_000;
+
+/// All actors of a node.
+#[derive(Default)]
+pub(super) struct ActorTable {
+    maps: RwLock<Maps>,
+    /// The number of actors, for those who wait for their end.
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Maps {
+    /// By `kind/id`.
+    actors: HashMap<Arc<str>, Arc<Entry>>,
+    /// The actors of a user, one of each kind.
+    users: HashMap<i64, Vec<Arc<Entry>>>,
+    /// True once the node ends.
+    is_closed: bool,
+}
+
+/// An actor.
+pub(super) struct Entry {
+    /// `kind/id`.
+    pub(super) name: Arc<str>,
+    pub(super) kind_len: usize,
+    /// The reactor that it lives on.
+    pub(super) reactor: usize,
+    pub(super) type_id: TypeId,
+    pub(super) routes: Vec<i32>,
+    pub(super) events: Vec<Event>,
+    /// True if the drain of the node waits for it.
+    pub(super) is_awaited: bool,
+    /// The actor that has spawned it.
+    pub(super) owner: Option<Arc<Entry>>,
+    mailbox: Mutex<Mailbox>,
+    /// The actor itself, while it does not run.
+    body: Mutex<Option<Box<dyn Any + Send>>>,
+    /// The users that are bound to it.
+    users: Mutex<Vec<i64>>,
+}
+
+struct Mailbox {
+    letters: VecDeque<Letter>,
+    capacity: usize,
+    /// True while a task is on its way that takes the letters.
+    is_scheduled: bool,
+    is_closed: bool,
+}
+
+/// Something that an actor gets.
+pub(super) struct Letter {
+    pub(super) from: Sender,
+    pub(super) cid: i64,
+    pub(super) uid: i64,
+    pub(super) what: Content,
+}
+
+pub(super) enum Content {
+    Start,
+    Packet {
+        route: i32,
+        seq: i32,
+        data: Vec<u8>,
+    },
+    Event(Event),
+    /// A call, whose type the actor's type determines.
+    Call(Box<dyn Any + Send>),
+    ChildEnded {
+        child: Arc<Entry>,
+        has_panicked: bool,
+    },
+    Stop,
+}
+
+/// What a letter has caused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Posted {
+    /// A task must be scheduled that takes the letters.
+    MustSchedule,
+    Waits,
+}
+
+impl ActorTable {
+    /// Adds an actor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if there is one of this name, [`Error::Busy`] if there are too many, and [`Error::Draining`] at the end.
+    pub(super) fn add(&self, entry: &Arc<Entry>) -> Result<(), Error> {
+        let mut maps = self.maps.write();
+        if maps.is_closed {
+            return Err(Error::Draining);
+        }
+        if maps.actors.contains_key(&entry.name) {
+            let problem = format!(
+                "there is an actor {} already; kill it, or choose another id",
+                entry.name
+            );
+            return Err(Error::argument("id", problem));
+        }
+        if maps.actors.len() >= MAX_ACTORS {
+            return Err(Error::Busy {
+                what: "table of actors",
+            });
+        }
+        maps.actors.insert(entry.name.clone(), entry.clone());
+        *self.count.lock() += 1;
+        Ok(())
+    }
+
+    /// Removes an actor, and unbinds its users.
+    pub(super) fn remove(&self, entry: &Arc<Entry>) {
+        let mut maps = self.maps.write();
+        maps.actors.remove(&entry.name);
+        let users = std::mem::take(&mut *entry.users.lock());
+        for uid in users {
+            unbind(&mut maps.users, uid, |bound| Arc::ptr_eq(bound, entry));
+        }
+        *self.count.lock() -= 1;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn find(&self, kind: &str, id: &str) -> Option<Arc<Entry>> {
+        let name = format!("{kind}/{id}");
+        self.maps.read().actors.get(&*name).cloned()
+    }
+
+    /// Binds a user to an actor, in place of the one of the same kind.
+    pub(super) fn bind(&self, uid: i64, entry: &Arc<Entry>) -> Result<(), Error> {
+        let mut maps = self.maps.write();
+        if !maps
+            .actors
+            .get(&entry.name)
+            .is_some_and(|there| Arc::ptr_eq(there, entry))
+        {
+            return Err(entry.is_gone());
+        }
+        if maps.users.len() >= MAX_USERS && !maps.users.contains_key(&uid) {
+            return Err(Error::Busy {
+                what: "table of users that are bound to actors",
+            });
+        }
+        unbind(&mut maps.users, uid, |bound| bound.kind() == entry.kind());
+        maps.users.entry(uid).or_default().push(entry.clone());
+        entry.users.lock().push(uid);
+        Ok(())
+    }
+
+    pub(super) fn unbind(&self, uid: i64, kind: &str) {
+        unbind(&mut self.maps.write().users, uid, |bound| {
+            bound.kind() == kind
+        });
+    }
+
+    /// Returns the actors that a user is bound to.
+    pub(super) fn of_user(&self, uid: i64) -> Vec<Arc<Entry>> {
+        self.maps
+            .read()
+            .users
+            .get(&uid)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Returns true if there is an actor that the drain of the node waits for.
+    pub(super) fn has_awaited(&self) -> bool {
+        self.maps
+            .read()
+            .actors
+            .values()
+            .any(|entry| entry.is_awaited)
+    }
+
+    /// Takes no more actors, and returns those that are there.
+    pub(super) fn close(&self) -> Vec<Arc<Entry>> {
+        let mut maps = self.maps.write();
+        maps.is_closed = true;
+        maps.actors.values().cloned().collect()
+    }
+
+    /// Waits until there is no actor, or the time is over.
+    pub(super) fn await_end(&self, time: Duration) {
+        let deadline = Instant::now().checked_add(time);
+        let mut count = self.count.lock();
+        while *count > 0 {
+            match deadline {
+                Some(deadline) => {
+                    if self.changed.wait_until(&mut count, deadline).timed_out() {
+                        return;
+                    }
+                }
+                None => self.changed.wait(&mut count),
+            }
+        }
+    }
+}
+
+fn unbind(
+    users: &mut HashMap<i64, Vec<Arc<Entry>>>,
+    uid: i64,
+    is_it: impl Fn(&Arc<Entry>) -> bool,
+) {
+    let Some(bound) = users.get_mut(&uid) else {
+        return;
+    };
+    bound.retain(|entry| {
+        let goes = is_it(entry);
+        if goes {
+            entry.users.lock().retain(|user| *user != uid);
+        }
+        !goes
+    });
+    if bound.is_empty() {
+        users.remove(&uid);
+    }
+}
+
+/// What an actor is, before it is there.
+pub(super) struct Plan {
+    pub(super) name: Arc<str>,
+    pub(super) kind_len: usize,
+    pub(super) reactor: usize,
+    pub(super) type_id: TypeId,
+    pub(super) routes: Vec<i32>,
+    pub(super) events: Vec<Event>,
+    pub(super) is_awaited: bool,
+    pub(super) owner: Option<Arc<Entry>>,
+    pub(super) capacity: usize,
+}
+
+impl Entry {
+    pub(super) fn new(plan: Plan, body: Box<dyn Any + Send>) -> Self {
+        Self {
+            name: plan.name,
+            kind_len: plan.kind_len,
+            reactor: plan.reactor,
+            type_id: plan.type_id,
+            routes: plan.routes,
+            events: plan.events,
+            is_awaited: plan.is_awaited,
+            owner: plan.owner,
+            mailbox: Mutex::new(Mailbox {
+                letters: VecDeque::new(),
+                capacity: plan.capacity,
+                is_scheduled: false,
+                is_closed: false,
+            }),
+            body: Mutex::new(Some(body)),
+            users: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(super) fn kind(&self) -> &str {
+        &self.name[..self.kind_len]
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.name[self.kind_len + 1..]
+    }
+
+    pub(super) fn is_gone(&self) -> Error {
+        let wanted = format!("actor {}", self.name);
+        Error::NotFoundEndpoint { wanted }
+    }
+
+    /// Puts a letter behind those that wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] if too many wait, and [`Error::NotFoundEndpoint`] if the actor has ended or is about to.
+    pub(super) fn post(&self, letter: Letter) -> Result<Posted, Error> {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.is_closed {
+            return Err(self.is_gone());
+        }
+        if mailbox.letters.len() >= mailbox.capacity {
+            return Err(Error::Busy {
+                what: "mailbox of the actor",
+            });
+        }
+        Ok(mailbox.push(letter))
+    }
+
+    /// Puts a letter behind those that wait, however many there are.
+    pub(super) fn post_anyway(&self, letter: Letter) -> Posted {
+        let mut mailbox = self.mailbox.lock();
+        match mailbox.is_closed {
+            true => Posted::Waits,
+            false => mailbox.push(letter),
+        }
+    }
+
+    /// Puts the last letter behind those that wait. No others are taken after it.
+    pub(super) fn close(&self, last: Letter) -> Posted {
+        let mut mailbox = self.mailbox.lock();
+        if std::mem::replace(&mut mailbox.is_closed, true) {
+            return Posted::Waits;
+        }
+        mailbox.push(last)
+    }
+
+    /// Takes the next letter. After the last one, the next letter must be scheduled.
+    pub(super) fn next(&self) -> Option<Letter> {
+        let mut mailbox = self.mailbox.lock();
+        let letter = mailbox.letters.pop_front();
+        if letter.is_none() {
+            mailbox.is_scheduled = false;
+        }
+        letter
+    }
+
+    /// Takes no letters any more, and returns those that wait.
+    pub(super) fn clear(&self) -> VecDeque<Letter> {
+        let mut mailbox = self.mailbox.lock();
+        mailbox.is_closed = true;
+        std::mem::take(&mut mailbox.letters)
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.mailbox.lock().letters.len()
+    }
+
+    pub(super) fn take_body(&self) -> Option<Box<dyn Any + Send>> {
+        self.body.lock().take()
+    }
+
+    pub(super) fn put_body(&self, body: Box<dyn Any + Send>) {
+        *self.body.lock() = Some(body);
+    }
+}
+
+impl Mailbox {
+    fn push(&mut self, letter: Letter) -> Posted {
+        self.letters.push_back(letter);
+        match std::mem::replace(&mut self.is_scheduled, true) {
+            true => Posted::Waits,
+            false => Posted::MustSchedule,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Rooms: members, lost connections, the clock and broadcasts.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use epicycle::cluster::client::Client;
+use epicycle::cluster::node::{
+    HandlerError, NodeBuilder, Room, RoomContext, RoomOptions, RoomRoutes, Tick,
+};
+use epicycle::cluster::{Error, Event};
+use serde_json::json;
+
+use crate::node::{Embedded, ask};
+use crate::node_verbs::{listener, tell, with_login};
+use crate::util::{LONG, eventually};
+
+/// A room that tells what happens in it.
+struct Hall {
+    told: Sender<String>,
+    ticks: Sender<Tick>,
+}
+
+impl Hall {
+    fn tell(&self, what: String) -> Result<(), HandlerError> {
+        // The test may have seen enough.
+        let _ = self.told.send(what);
+        Ok(())
+    }
+}
+
+impl Room for Hall {
+    fn routes(routes: &mut RoomRoutes<'_, Self>) {
+        routes
+            .route(20, |_, cx| {
+                let text: String = cx.parse()?;
+                cx.broadcast(50, &text)?;
+                let members = cx.members();
+                cx.respond(&members)
+            })
+            .route(21, |_, cx| {
+                let was_member = cx.leave(cx.uid());
+                cx.respond(&was_member)
+            });
+    }
+
+    fn on_join(&mut self, cx: &mut RoomContext<'_, Self>, uid: i64) -> Result<(), HandlerError> {
+        assert!(cx.is_member(uid));
+        self.tell(format!("{uid} joins"))
+    }
+
+    fn on_lost(&mut self, cx: &mut RoomContext<'_, Self>, uid: i64) -> Result<(), HandlerError> {
+        assert!(cx.is_member(uid), "it stays for the window");
+        self.tell(format!("{uid} is lost"))
+    }
+
+    fn on_reconnect(
+        &mut self,
+        _: &mut RoomContext<'_, Self>,
+        uid: i64,
+    ) -> Result<(), HandlerError> {
+        self.tell(format!("{uid} is back"))
+    }
+
+    fn on_leave(&mut self, cx: &mut RoomContext<'_, Self>, uid: i64) -> Result<(), HandlerError> {
+        assert!(!cx.is_member(uid));
+        self.tell(format!("{uid} leaves"))
+    }
+
+    fn on_tick(&mut self, _: &mut RoomContext<'_, Self>, tick: Tick) -> Result<(), HandlerError> {
+        let _ = self.ticks.send(tick);
+        Ok(())
+    }
+
+    fn on_stop(&mut self, cx: &mut RoomContext<'_, Self>) {
+        let _ = self.tell(format!("stops with {:?}", cx.members()));
+    }
+}
+
+fn rooms<T: 'static>(node: NodeBuilder<T>) -> NodeBuilder<T> {
+    with_login(node)
+        .route(5, |_, cx| {
+            let hall = cx.actor("hall", "1").ok_or(Error::Cancelled)?;
+            let joined = hall.join::<Hall>(cx.uid());
+            tell(cx, joined)
+        })
+        .route(20, |_, cx| cx.next())
+        .route(21, |_, cx| cx.next())
+        .event(Event::Disconnect, |_, cx| cx.next())
+        .event(Event::Reconnect, |_, cx| cx.next())
+}
+
+struct Opened {
+    world: Embedded,
+    told: Receiver<String>,
+    ticks: Receiver<Tick>,
+}
+
+impl Opened {
+    fn new(options: RoomOptions) -> Self {
+        let world = Embedded::new(rooms);
+        let ((tell, told), (tick, ticks)) = (channel(), channel());
+        let hall = Hall {
+            told: tell,
+            ticks: tick,
+        };
+        let spawned = world
+            .node
+            .later()
+            .run(move |cx| cx.spawn_room(options, "hall", "1", hall).map(drop));
+        spawned.expect("has room");
+        eventually("it is there", || world.node.actor("hall", "1").is_some());
+        Self { world, told, ticks }
+    }
+
+    fn expect(&self, what: &str) {
+        assert_eq!(self.told.recv_timeout(LONG).as_deref(), Ok(what));
+    }
+
+    fn join(&self, client: &Client, uid: i64) {
+        assert_eq!(ask(client, 2, &json!(uid)), "ok");
+        assert_eq!(ask(client, 5, &json!(0)), "ok");
+        self.expect(&format!("{uid} joins"));
+    }
+}
+
+#[test]
+fn members_get_what_is_broadcast_and_no_one_else_does() {
+    let hall = Opened::new(RoomOptions::default());
+    let (seven, of_seven) = listener(&hall.world.gate);
+    let (eight, of_eight) = listener(&hall.world.gate);
+    let (nine, of_nine) = listener(&hall.world.gate);
+    hall.join(&seven, 7);
+    hall.join(&eight, 8);
+    assert_eq!(ask(&nine, 2, &json!(9)), "ok");
+    assert_eq!(ask(&seven, 20, &json!("hello")), json!([7, 8]));
+    for pushes in [&of_seven, &of_eight] {
+        assert_eq!(pushes.recv_timeout(LONG), Ok(json!("hello")));
+    }
+    // Joining twice is joining once.
+    assert_eq!(ask(&seven, 5, &json!(0)), "ok");
+    assert_eq!(ask(&eight, 21, &json!(0)), true);
+    hall.expect("8 leaves");
+    assert_eq!(ask(&seven, 20, &json!("bye")), json!([7]));
+    assert_eq!(of_seven.recv_timeout(LONG), Ok(json!("bye")));
+    // Nothing of it was sent to the others: what comes next is the end.
+    drop((eight, nine));
+    assert!(of_eight.iter().next().is_none() && of_nine.iter().next().is_none());
+}
+
+#[test]
+fn a_member_that_lost_its_connection_stays_for_the_window_and_can_come_back() {
+    let hall = Opened::new(RoomOptions::default().reconnect_window(LONG));
+    let (seven, eight) = (hall.world.client(), hall.world.client());
+    hall.join(&seven, 7);
+    hall.join(&eight, 8);
+    drop(seven);
+    hall.expect("7 is lost");
+    assert_eq!(ask(&eight, 20, &json!("there?")), json!([7, 8]));
+    let again = hall.world.client();
+    assert_eq!(ask(&again, 2, &json!(7)), "ok");
+    hall.expect("7 is back");
+    // It is bound to the room still.
+    assert_eq!(ask(&again, 20, &json!("here")), json!([7, 8]));
+}
+
+#[test]
+fn a_member_that_does_not_come_back_leaves_when_the_window_is_over() {
+    let hall = Opened::new(RoomOptions::default().reconnect_window(Duration::from_millis(30)));
+    let (seven, eight) = (hall.world.client(), hall.world.client());
+    hall.join(&seven, 7);
+    hall.join(&eight, 8);
+    drop(seven);
+    hall.expect("7 is lost");
+    hall.expect("7 leaves");
+    assert_eq!(ask(&eight, 20, &json!("alone")), json!([8]));
+}
+
+#[test]
+fn a_full_room_takes_nobody_until_one_leaves() {
+    let hall = Opened::new(RoomOptions::default().max_members(1));
+    let (seven, eight) = (hall.world.client(), hall.world.client());
+    hall.join(&seven, 7);
+    assert_eq!(ask(&eight, 2, &json!(8)), "ok");
+    assert_eq!(ask(&eight, 5, &json!(0)), "ok");
+    eventually("it is refused", || {
+        hall.world.node.stats().handler_errors == 1
+    });
+    assert_eq!(ask(&seven, 21, &json!(0)), true);
+    hall.expect("7 leaves");
+    assert_eq!(ask(&eight, 5, &json!(0)), "ok");
+    hall.expect("8 joins");
+}
+
+#[test]
+fn a_clock_ticks_with_a_fixed_step_until_the_room_ends() {
+    let began = Instant::now();
+    let hall = Opened::new(RoomOptions::default().tick(100));
+    let mut lag = 0;
+    for number in 1..=20 {
+        let tick = hall.ticks.recv_timeout(LONG).expect("comes");
+        lag += tick.lag;
+        assert_eq!(
+            (tick.number, tick.step),
+            (number, Duration::from_millis(10))
+        );
+    }
+    // None comes early, whatever the machine does.
+    assert!(began.elapsed() >= Duration::from_millis(10) * (20 + lag as u32));
+    hall.world.node.actor("hall", "1").expect("is there").kill();
+    hall.expect("stops with []");
+    eventually("no more come", || {
+        let ended = hall.ticks.recv_timeout(LONG);
+        ended.is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Disconnected)
+    });
+
+    let too_fast = hall.world.node.later().run(|cx| {
+        let (told, ticks) = (channel().0, channel().0);
+        let options = RoomOptions::default().tick(1001);
+        cx.spawn_room(options, "hall", "2", Hall { told, ticks })
+            .map(drop)
+    });
+    too_fast.expect("is taken");
+    eventually("it is refused", || {
+        hall.world.node.stats().handler_errors == 1
+    });
+    assert!(hall.world.node.actor("hall", "2").is_none());
+}
