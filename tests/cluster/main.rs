@@ -28,6 +28,7 @@ mod mesh;
 mod node;
 mod node_drain;
 mod node_reactors;
+mod node_replay;
 mod node_verbs;
 mod packet;
 mod packet_properties;

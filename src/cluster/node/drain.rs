@@ -14,8 +14,11 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The time within which other nodes must have bound the users that were handed over.
 const HANDING_OVER: Duration = Duration::from_secs(2);
 
+/// The time within which gates learn of the state `hang`. A packet of a stateless route that comes to a node after Bye is lost.
+const SETTLING: Duration = Duration::from_millis(500);
+
 /// When nothing has come for this time after Bye, nothing is under way.
-const QUIET: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(250);
 
 /// The time between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(5);
@@ -27,7 +30,8 @@ impl Node {
     /// Stops in stages, and waits for the end:
     ///
     /// 1. registers the state `hang`, so that it gets packets of stateful routes only;
-    /// 2. serves, until no job of [`spawn_blocking`](super::Request::spawn_blocking), no timer and no actor that
+    /// 2. serves for half a second, so that gates learn of that, and until no job of
+    ///    [`spawn_blocking`](super::Request::spawn_blocking), no timer and no actor that
     ///    [asks for it](super::ActorOptions::wait) is left, until the deadline at the longest;
     /// 3. calls [`on_handover`](super::NodeBuilder::on_handover) for each user that is bound to it, waits until others have bound
     ///    them, for 2 s at the longest, and unbinds those that nobody has;
@@ -42,7 +46,8 @@ impl Node {
         if let Err(error) = self.set_state(State::Hang) {
             log::warn!(target: "epicycle::cluster", "the node {} is not registered as hang: {error}", self.id());
         }
-        self.wait(ends, Self::is_idle);
+        let settled = Instant::now() + SETTLING;
+        self.wait(ends, |node| Instant::now() >= settled && node.is_idle());
         self.hand_over();
         let Some(reactors) = self.posting.reactors() else {
             return;
