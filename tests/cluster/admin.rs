@@ -386,3 +386,23 @@ fn with_a_secret_the_interface_needs_it_too() {
     assert_ne!(refused.status, 200, "{}", refused.body);
     assert!(refused.json()["error"].is_string());
 }
+
+#[cfg(feature = "tls")]
+#[test]
+fn servers_whose_links_have_tls_are_reached_by_tls() {
+    use crate::gate_tls::{issued, settings};
+
+    let (cluster, cert) = (Cluster::embedded(), issued());
+    let gate = cluster.gate().id("gate-1").link_tls(settings(&cert, &cert));
+    let _gate = gate.listen("tcp://127.0.0.1:0").start().expect("starts");
+    let busy = r#"{"state":"busy"}"#;
+    let with = cluster.admin().link_tls(settings(&cert, &cert));
+    let with = with.start().expect("starts");
+    assert_eq!(
+        ask(&with, "PUT", "/instances/gate-1/state", busy).status,
+        200
+    );
+    let without = cluster.admin().start().expect("starts");
+    let refused = ask(&without, "PUT", "/instances/gate-1/state", busy);
+    assert_ne!(refused.status, 200, "{}", refused.body);
+}

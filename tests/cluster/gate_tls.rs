@@ -16,12 +16,12 @@ use crate::util::eventually;
 
 type Issued = CertifiedKey<KeyPair>;
 
-fn issued() -> Issued {
+pub(crate) fn issued() -> Issued {
     rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("signs")
 }
 
 /// Returns the settings of a server that shows a certificate and trusts one.
-fn settings(own: &Issued, trusted: &Issued) -> LinkTls {
+pub(crate) fn settings(own: &Issued, trusted: &Issued) -> LinkTls {
     let identity = || {
         let identity = Identity::from_pem(own.cert.pem(), own.signing_key.serialize_pem());
         identity.expect("is sound")

@@ -10,6 +10,8 @@ use crate::cluster::drpc::{
     Answer, Code, FrameCodec, Incoming, Request, Scope, Secret, Target, Value,
 };
 use crate::cluster::follower::{Follower, Followers};
+#[cfg(feature = "tls")]
+use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneEvent, LaneOptions, Lanes, LinkTimer, peers};
 use crate::cluster::registry::{Instance, LinkEndpoint, Registry};
 use crate::cluster::{Error, Kind, State};
@@ -28,6 +30,14 @@ pub(super) struct Links {
     _following: [Follower; 2],
     running: Running<Master>,
     metrics: Arc<LinksMetrics>,
+}
+
+/// The side that dials, as the other servers shall know it.
+pub(super) struct Dialler {
+    pub(super) ours: Identity,
+    pub(super) secret: Option<Secret>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<LinkTls>,
 }
 
 /// What a server is asked.
@@ -82,13 +92,9 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 impl Links {
     /// Begins to dial all gates and nodes. Returns when the first lists are known.
-    pub(super) fn start(
-        registry: &dyn Registry,
-        ours: Identity,
-        secret: Option<Secret>,
-    ) -> Result<Self, Error> {
+    pub(super) fn start(registry: &dyn Registry, dialler: Dialler) -> Result<Self, Error> {
         let running = Client::new().start(move |_| Master {
-            lanes: Lanes::new(ours.clone(), secret.clone(), LaneOptions::default()),
+            lanes: dialler.lanes(),
             known: HashMap::new(),
             extended: HashSet::new(),
         })?;
@@ -143,6 +149,16 @@ impl Links {
 
     pub(super) fn expose(&self, to: &mut Exposition) {
         self.metrics.read().expose(&[], to);
+    }
+}
+
+impl Dialler {
+    fn lanes(&self) -> Lanes<Waiter> {
+        let (ours, secret) = (self.ours.clone(), self.secret.clone());
+        let lanes = Lanes::new(ours, secret, LaneOptions::default());
+        #[cfg(feature = "tls")]
+        let lanes = lanes.tls(self.tls.as_ref().map(|tls| tls.client.clone()));
+        lanes
     }
 }
 

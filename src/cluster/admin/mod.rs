@@ -50,10 +50,12 @@ use std::time::Duration;
 
 use self::carrying::Desk;
 use self::front::Front;
-use self::links::Links;
+use self::links::{Dialler, Links};
 use self::token::Token;
 use super::drpc::Secret;
 use super::link::Identity;
+#[cfg(feature = "tls")]
+use super::link::LinkTls;
 use super::locator::{Locator, MemoryLocator};
 use super::packet::PacketOptions;
 use super::registry::{Directory, MemoryRegistry, Registry};
@@ -84,6 +86,8 @@ pub struct AdminBuilder {
     locator: Arc<dyn Locator>,
     monitor: Monitor,
     secret: Option<Secret>,
+    #[cfg(feature = "tls")]
+    tls: Option<LinkTls>,
     packet: PacketOptions,
 }
 
@@ -108,6 +112,8 @@ impl Admin {
             locator: Arc::new(MemoryLocator::new()),
             monitor: Monitor::new(),
             secret: None,
+            #[cfg(feature = "tls")]
+            tls: None,
             packet: PacketOptions::default(),
         }
     }
@@ -183,6 +189,14 @@ impl AdminBuilder {
         self
     }
 
+    /// Uses TLS on links to gates and nodes, of which it dials but is not dialled. Default: none, so that servers with TLS cannot be
+    /// reached.
+    #[cfg(feature = "tls")]
+    pub fn link_tls(mut self, tls: LinkTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Sets the format of packets, which is that of the gates. Default: that of [`PacketOptions`].
     pub fn packet(mut self, options: PacketOptions) -> Self {
         self.packet = options;
@@ -209,8 +223,13 @@ impl AdminBuilder {
             return Err(Error::argument("token", problem));
         }
         let directory = Directory::start(self.registry.clone(), &["gate", "node", "mesh"])?;
-        let ours = Identity::new(Kind::Master, new_uuid());
-        let links = Links::start(&*self.registry, ours, self.secret)?;
+        let dialler = Dialler {
+            ours: Identity::new(Kind::Master, new_uuid()),
+            secret: self.secret,
+            #[cfg(feature = "tls")]
+            tls: self.tls,
+        };
+        let links = Links::start(&*self.registry, dialler)?;
         let desk = Arc::new(Desk {
             directory,
             locator: self.locator,
