@@ -393,6 +393,26 @@ fn gates_nodes_and_clients_start_and_end_with_their_container() {
 }
 
 #[test]
+fn clients_that_stay_do_not_keep_a_gate_from_its_end() {
+    let gate = Cluster::embedded().gate().listen("tcp://127.0.0.1:0");
+    let gate = gate.start().expect("starts");
+    let addr = gate.client_addrs()[0].to_string();
+    let client = Client::builder()
+        .reconnect(None)
+        .connect(&addr)
+        .expect("connects");
+    let diary = Diary::default();
+    let container = Container::new().shutdown_max_wait(Duration::from_secs(8));
+    let container = container.add(gate).add(Part::new("last", &diary));
+    let (handle, served) = serve(container);
+    eventually("both have started", || diary.has("last start"));
+    handle.stop();
+    let report = report(served);
+    assert!(report.is_clean(), "{report}");
+    eventually("it is closed", || !client.is_connected());
+}
+
+#[test]
 fn a_gate_that_cannot_listen_is_the_error_of_its_container() {
     let error = Container::new()
         .add(Gate::builder().listen("tpc://127.0.0.1:0"))

@@ -84,3 +84,11 @@ impl<C: Component> IntoComponent for C {
         self
     }
 }
+
+/// Returns the time for a drain, which leaves some of the time until the deadline for what follows it.
+pub(super) fn drain_time(deadline: Duration) -> Duration {
+    deadline.saturating_sub((deadline / 4).min(AFTER_DRAIN))
+}
+
+/// Servers of due have 2 s at the end of a drain, and the registry may need a while.
+const AFTER_DRAIN: Duration = Duration::from_secs(10);

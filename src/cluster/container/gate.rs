@@ -1,8 +1,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::component::drain_time;
 use super::{Component, Failure, IntoComponent};
-use crate::cluster::State;
 use crate::cluster::gate::{Gate, GateBuilder};
 
 /// A gate as a component: it starts and ends with its container. [`GateBuilder`]s and gates that run already become one.
@@ -28,12 +28,9 @@ impl Component for GateComponent {
         self.gate.as_ref().map(Gate::describe).unwrap_or_default()
     }
 
-    fn close(&mut self, _deadline: Duration) -> Result<(), Failure> {
+    fn close(&mut self, deadline: Duration) -> Result<(), Failure> {
         if let Some(gate) = self.gate.take() {
-            // Others learn of it even if the clients need long to go.
-            let told = gate.set_state(State::Hang);
-            gate.shutdown();
-            told?;
+            gate.drain(drain_time(deadline));
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::component::drain_time;
 use super::{Component, Failure, IntoComponent};
-use crate::cluster::State;
 use crate::cluster::node::{Node, NodeBuilder};
 
 /// A node as a component: it starts and ends with its container. [`NodeBuilder`]s and nodes that run already become one.
@@ -28,12 +28,9 @@ impl<T: 'static> Component for NodeComponent<T> {
         self.node.as_ref().map(Node::describe).unwrap_or_default()
     }
 
-    fn close(&mut self, _deadline: Duration) -> Result<(), Failure> {
+    fn close(&mut self, deadline: Duration) -> Result<(), Failure> {
         if let Some(node) = self.node.take() {
-            // Others learn of it even if what is under way needs long.
-            let told = node.set_state(State::Hang);
-            node.shutdown();
-            told?;
+            node.drain(drain_time(deadline));
         }
         Ok(())
     }
