@@ -29,6 +29,8 @@
 //! ```
 
 pub mod admin;
+#[cfg(feature = "redis")]
+pub mod backends;
 pub mod cache;
 pub mod client;
 pub mod codec;

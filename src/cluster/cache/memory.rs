@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::{Cache, Make, NIL, NIL_TTL, made_ttl};
+use super::{Cache, Make, get_or_make, unless_nil};
 use crate::cluster::Error;
 use crate::cluster::keyed::Keyed;
 
@@ -100,7 +100,7 @@ impl Default for MemoryCache {
 }
 
 impl Shared {
-    /// Returns the value of a key, [`NIL`] too.
+    /// Returns the value of a key, [`NIL`](super::NIL) too.
     fn read(&self, key: &str) -> Option<String> {
         let now = (self.now)();
         let mut entries = self.entries.lock();
@@ -161,11 +161,6 @@ impl Entry {
     }
 }
 
-/// Returns a value, unless it stands for none.
-fn unless_nil(value: String) -> Option<String> {
-    (value != NIL).then_some(value)
-}
-
 impl Cache for MemoryCache {
     fn has(&self, key: &str) -> Result<bool, Error> {
         Ok(self.get(key)?.is_some())
@@ -187,20 +182,7 @@ impl Cache for MemoryCache {
     }
 
     fn get_or_set(&self, key: &str, make: Make<'_>) -> Result<Option<String>, Error> {
-        if let Some(found) = self.0.read(key) {
-            return Ok(unless_nil(found));
-        }
-        let _making = self.0.making.take(key.to_owned());
-        // Another thread may have made it while this one waited.
-        if let Some(found) = self.0.read(key) {
-            return Ok(unless_nil(found));
-        }
-        let made = make()?;
-        match &made {
-            Some(value) => self.set(key, value, Some(made_ttl()))?,
-            None => self.set(key, NIL, Some(NIL_TTL))?,
-        }
-        Ok(made)
+        get_or_make(self, &self.0.making, || Ok(self.0.read(key)), key, make)
     }
 
     fn delete(&self, keys: &[&str]) -> Result<usize, Error> {

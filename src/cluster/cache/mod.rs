@@ -18,12 +18,17 @@
 //! ```
 
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::time::Duration;
 
 use super::Error;
+use super::keyed::Keyed;
 
 pub use self::memory::{CacheStats, MemoryCache};
+#[cfg(feature = "redis")]
+pub use self::redis::RedisCache;
 
 /// The value that stands for "there is none", so that a missing value is not looked for again at once.
 pub const NIL: &str = "cache@nil";
@@ -78,4 +83,33 @@ pub type Make<'m> = &'m mut dyn FnMut() -> Result<Option<String>, Error>;
 pub fn made_ttl() -> Duration {
     const HOUR: u64 = 60 * 60 * 1000;
     Duration::from_millis(fastrand::u64(HOUR..=24 * HOUR))
+}
+
+/// Does what [`Cache::get_or_set`] says. `read` returns what the backend has, [`NIL`] too.
+fn get_or_make(
+    cache: &impl Cache,
+    making: &Keyed<String>,
+    read: impl Fn() -> Result<Option<String>, Error>,
+    key: &str,
+    make: Make<'_>,
+) -> Result<Option<String>, Error> {
+    if let Some(found) = read()? {
+        return Ok(unless_nil(found));
+    }
+    let _making = making.take(key.to_owned());
+    // Another thread may have made it while this one waited.
+    if let Some(found) = read()? {
+        return Ok(unless_nil(found));
+    }
+    let made = make()?;
+    match &made {
+        Some(value) => cache.set(key, value, Some(made_ttl()))?,
+        None => cache.set(key, NIL, Some(NIL_TTL))?,
+    }
+    Ok(made)
+}
+
+/// Returns a value, unless it stands for none.
+fn unless_nil(value: String) -> Option<String> {
+    (value != NIL).then_some(value)
 }

@@ -17,18 +17,24 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod fanout;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, from_text};
 
-pub use self::memory::{BusStats, MemoryEventBus, WhenFull};
+pub use self::memory::MemoryEventBus;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisEventBus;
 
 /// An event bus. Its calls may block, so they belong on a worker pool and not on a reactor.
 ///
@@ -51,6 +57,33 @@ pub trait EventBus: Send + Sync + 'static {
     fn subscribe(&self, topic: &str, handler: Handler) -> Result<Subscription, Error>;
 }
 
+/// The treatment of messages for a subscriber whose queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WhenFull {
+    /// The oldest is dropped and counted.
+    #[default]
+    DropOldest,
+    /// Whoever brings the message waits until there is room: the publisher of a bus in memory, the thread of the subscriptions
+    /// of a backend.
+    Block,
+}
+
+/// Counters of an event bus in this process, from its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BusStats {
+    /// Messages published.
+    pub published: u64,
+    /// Messages that handlers were called with, once for each subscriber.
+    pub delivered: u64,
+    /// Messages dropped since a subscriber's queue was full.
+    pub dropped: u64,
+    /// Panics of handlers.
+    pub panics: u64,
+    /// Subscriptions now.
+    pub subscriptions: u64,
+}
+
 /// The function that a subscription calls.
 pub type Handler = Box<dyn FnMut(&Message) + Send>;
 
@@ -69,6 +102,17 @@ pub struct Message {
 }
 
 impl Message {
+    /// Returns a new message, of this moment.
+    fn new(topic: &str, payload: &str) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            id: super::new_uuid(),
+            topic: topic.to_owned(),
+            payload: payload.to_owned(),
+            timestamp: now.map_or(0, |now| now.as_nanos() as i64),
+        }
+    }
+
     /// Returns the payload as a value.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::{LocationEvent, Locator, MAX_WAITING, check};
+use super::{LocationEvent, Locator, MAX_WAITING, MAX_WATCHES, check};
 use crate::cluster::{Error, Watch, WatchSender, watch};
 
 /// A locator in memory, for servers that are in one process, and for tests. Clones share it.
@@ -26,9 +26,6 @@ struct Places {
     /// By alias.
     nodes: BTreeMap<String, String>,
 }
-
-/// The maximum number of watches. Each change is told to all of them.
-const MAX_WATCHES: usize = 1024;
 
 impl MemoryLocator {
     /// Returns an empty locator.

@@ -18,6 +18,8 @@
 
 mod cache;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::sync::Arc;
 
@@ -25,6 +27,8 @@ use super::{Error, Watch};
 
 pub use self::cache::{Located, LocationCache, LocationStats};
 pub use self::memory::MemoryLocator;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisLocator;
 
 /// A locator. Its calls may block, so they belong on a worker pool and not on a reactor.
 ///
@@ -147,6 +151,9 @@ pub enum LocationEvent {
 
 /// The maximum number of changes that wait for a reader, before they are given up for one [`LocationEvent::Interrupted`].
 pub const MAX_WAITING: usize = 65_536;
+
+/// The maximum number of watches. Each change is told to all of them.
+const MAX_WATCHES: usize = 1024;
 
 /// Checks the arguments of a call.
 ///

@@ -43,9 +43,7 @@ impl MemoryLocks {
 
     /// Takes the lock if it is free.
     fn take(&self, state: &mut State, name: &str) -> Result<Option<LockGuard>, Error> {
-        if name.is_empty() {
-            return Err(Error::argument("name", "it is empty; give the lock a name"));
-        }
+        super::check(name)?;
         if state.held.contains(name) {
             return Ok(None);
         }

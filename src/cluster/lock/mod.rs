@@ -15,6 +15,10 @@
 //! ```
 
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "redis")]
+mod renewal;
 
 use std::fmt;
 use std::time::Duration;
@@ -22,6 +26,8 @@ use std::time::Duration;
 use super::Error;
 
 pub use self::memory::MemoryLocks;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisLocks;
 
 /// Locks by name. The calls may block, so they belong on a worker pool and not on a reactor.
 pub trait Locks: Send + Sync + 'static {
@@ -92,4 +98,12 @@ impl fmt::Debug for LockGuard {
             .field("token", &self.token())
             .finish()
     }
+}
+
+/// Checks a name.
+fn check(name: &str) -> Result<(), Error> {
+    if name.is_empty() {
+        return Err(Error::argument("name", "it is empty; give the lock a name"));
+    }
+    Ok(())
 }

@@ -1,0 +1,46 @@
+//! Servers outside the process that hold what all servers of a cluster share: Redis and the like.
+//!
+//! Each is behind a cargo feature of its own. A backend is opened once, and handed to the adapters that stand beside the
+//! implementations in memory, such as [`RedisLocator`](super::locator::RedisLocator). The calls block, for as long as the timeout
+//! says, so they belong on a [worker pool](crate::workers) and not on a reactor.
+//!
+//! A backend that is lost is dialled again, with a growing delay. Until then the calls fail at once.
+//!
+#![cfg_attr(
+    feature = "redis",
+    doc = r#"```no_run
+use epicycle::cluster::backends::Redis;
+use epicycle::cluster::locator::{Locator, RedisLocator};
+
+let redis = Redis::open("redis://127.0.0.1:6379")?;
+let locator = RedisLocator::new(&redis);
+locator.bind_gate(7, "gate-1")?;
+assert!(redis.stats().is_up);
+# Ok::<(), epicycle::cluster::Error>(())
+```"#
+)]
+
+mod pool;
+#[cfg(feature = "redis")]
+mod redis;
+
+use std::time::Duration;
+
+#[cfg(feature = "redis")]
+pub(in crate::cluster) use self::redis::{Listener, Subscriptions};
+#[cfg(feature = "redis")]
+pub use self::redis::{Redis, RedisBuilder};
+
+/// The state of a backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackendStats {
+    /// True if the last call reached it.
+    pub is_up: bool,
+    /// The time since a call was last answered, or `None` if none ever was.
+    pub last_ok: Option<Duration>,
+    /// Calls that wait for a connection.
+    pub queue: usize,
+    /// Connections, those for subscriptions not included.
+    pub connections: usize,
+}

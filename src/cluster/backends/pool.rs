@@ -1,0 +1,244 @@
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::BackendStats;
+use crate::cluster::Error;
+
+/// Connections to a backend. Each serves one call at a time.
+pub(super) struct Pool<D: Dial> {
+    dial: D,
+    max: usize,
+    wait: Duration,
+    state: Mutex<State<D::Connection>>,
+    freed: Condvar,
+}
+
+/// Makes connections.
+pub(super) trait Dial: Send + Sync + 'static {
+    type Connection: Send;
+
+    /// The backend's name in errors.
+    const BACKEND: &'static str;
+
+    /// Returns a new connection, or the problem.
+    fn dial(&self) -> Result<Self::Connection, String>;
+
+    /// Returns true if the server answers on a connection that has lain idle.
+    fn is_alive(&self, connection: &mut Self::Connection) -> bool;
+}
+
+/// The reason why a call failed.
+pub(super) enum Failure {
+    /// The connection can no longer be used.
+    Connection(String),
+    /// The backend has refused the call.
+    Refused(String),
+}
+
+struct State<C> {
+    idle: Vec<(C, Instant)>,
+    /// Connections that are idle, in use or being dialled.
+    open: usize,
+    waiting: usize,
+    last_ok: Option<Instant>,
+    down: Option<Down>,
+}
+
+/// A backend that could not be reached.
+struct Down {
+    problem: String,
+    delay: Duration,
+    dial_at: Instant,
+}
+
+/// A connection that has lain idle for longer is asked for a sign of life, since the server may have gone meanwhile.
+const FRESH: Duration = Duration::from_secs(1);
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
+/// The maximum number of calls that wait for a connection.
+const MAX_WAITING: usize = 1024;
+
+impl<D: Dial> Pool<D> {
+    /// Returns a pool of at most `max` connections. A call waits for one for at most `wait`.
+    pub(super) fn new(dial: D, max: usize, wait: Duration) -> Self {
+        let state = State {
+            idle: Vec::new(),
+            open: 0,
+            waiting: 0,
+            last_ok: None,
+            down: None,
+        };
+        Self {
+            dial,
+            max: max.max(1),
+            wait,
+            state: Mutex::new(state),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Returns that which makes the connections.
+    pub(super) fn dial(&self) -> &D {
+        &self.dial
+    }
+
+    /// Does `work` with a connection.
+    pub(super) fn run<R>(
+        &self,
+        work: impl FnOnce(&mut D::Connection) -> Result<R, Failure>,
+    ) -> Result<R, Error> {
+        let mut lease = self.lease()?;
+        let Some(connection) = &mut lease.connection else {
+            return Err(self.error("the connection is gone"));
+        };
+        match work(connection) {
+            Ok(result) => {
+                lease.give_back();
+                Ok(result)
+            }
+            Err(Failure::Refused(problem)) => {
+                lease.give_back();
+                Err(self.error(problem))
+            }
+            Err(Failure::Connection(problem)) => {
+                drop(lease);
+                self.lost(&mut self.state.lock(), problem.clone());
+                Err(self.error(problem))
+            }
+        }
+    }
+
+    pub(super) fn stats(&self) -> BackendStats {
+        let state = self.state.lock();
+        BackendStats {
+            is_up: state.down.is_none() && state.last_ok.is_some(),
+            last_ok: state.last_ok.map(|at| at.elapsed()),
+            queue: state.waiting,
+            connections: state.open,
+        }
+    }
+
+    fn lease(&self) -> Result<Lease<'_, D>, Error> {
+        let deadline = Instant::now() + self.wait;
+        let mut state = self.state.lock();
+        loop {
+            if let Some((connection, since)) = state.idle.pop() {
+                drop(state);
+                let mut lease = Lease::new(self, connection);
+                let is_usable = since.elapsed() < FRESH
+                    || (lease.connection.as_mut())
+                        .is_some_and(|connection| self.dial.is_alive(connection));
+                if is_usable {
+                    return Ok(lease);
+                }
+                drop(lease);
+                state = self.state.lock();
+                continue;
+            }
+            if let Some(down) = &state.down
+                && Instant::now() < down.dial_at
+            {
+                return Err(self.error(&*down.problem));
+            }
+            if state.open < self.max {
+                state.open += 1;
+                drop(state);
+                return self.dial_one();
+            }
+            if state.waiting == MAX_WAITING {
+                return Err(Error::Busy {
+                    what: "queue of a backend",
+                });
+            }
+            state.waiting += 1;
+            let timeout = self.freed.wait_until(&mut state, deadline).timed_out();
+            state.waiting -= 1;
+            if timeout && state.idle.is_empty() && state.open >= self.max {
+                return Err(Error::Busy {
+                    what: "pool of connections to a backend",
+                });
+            }
+        }
+    }
+
+    /// Makes a connection. It is counted already.
+    fn dial_one(&self) -> Result<Lease<'_, D>, Error> {
+        match self.dial.dial() {
+            Ok(connection) => Ok(Lease::new(self, connection)),
+            Err(problem) => {
+                let mut state = self.state.lock();
+                state.open -= 1;
+                self.lost(&mut state, problem.clone());
+                drop(state);
+                self.freed.notify_one();
+                Err(self.error(problem))
+            }
+        }
+    }
+
+    /// Gives up the idle connections too: what happened to one has happened to all.
+    fn lost(&self, state: &mut MutexGuard<'_, State<D::Connection>>, problem: String) {
+        state.open -= state.idle.len();
+        let idle = std::mem::take(&mut state.idle);
+        let before = state.down.as_ref().map(|down| down.delay);
+        if before.is_none() {
+            log::warn!(target: "epicycle::cluster", "{} is lost: {problem}", D::BACKEND);
+        }
+        let delay = before.map_or(FIRST_DELAY, |delay| (delay * 2).min(LONGEST_DELAY));
+        state.down = Some(Down {
+            problem,
+            delay,
+            dial_at: Instant::now() + delay,
+        });
+        MutexGuard::unlocked(state, || drop(idle));
+        self.freed.notify_all();
+    }
+
+    fn error(&self, problem: impl Into<String>) -> Error {
+        Error::Backend {
+            backend: D::BACKEND,
+            problem: problem.into(),
+        }
+    }
+}
+
+/// A connection that a call uses. Its drop closes it, unless it is given back.
+struct Lease<'p, D: Dial> {
+    pool: &'p Pool<D>,
+    connection: Option<D::Connection>,
+}
+
+impl<'p, D: Dial> Lease<'p, D> {
+    fn new(pool: &'p Pool<D>, connection: D::Connection) -> Self {
+        Self {
+            pool,
+            connection: Some(connection),
+        }
+    }
+
+    /// Keeps the connection for other calls. The backend has answered.
+    fn give_back(mut self) {
+        let now = Instant::now();
+        let mut state = self.pool.state.lock();
+        if state.down.take().is_some() {
+            log::info!(target: "epicycle::cluster", "{} answers again", D::BACKEND);
+        }
+        state.last_ok = Some(now);
+        if let Some(connection) = self.connection.take() {
+            state.idle.push((connection, now));
+        }
+        drop(state);
+        self.pool.freed.notify_one();
+    }
+}
+
+impl<D: Dial> Drop for Lease<'_, D> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            drop(connection);
+            self.pool.state.lock().open -= 1;
+            self.pool.freed.notify_one();
+        }
+    }
+}

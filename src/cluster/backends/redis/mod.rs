@@ -1,0 +1,193 @@
+mod servers;
+mod subscriptions;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{ConnectionLike, FromRedisValue, RedisError, Script};
+
+use self::servers::Servers;
+use super::BackendStats;
+use super::pool::{Failure, Pool};
+use crate::cluster::Error;
+
+pub(in crate::cluster) use self::subscriptions::{Listener, Subscriptions};
+
+/// A Redis server, a group of them behind sentinels, or a Redis cluster. Clones share its connections.
+///
+/// Valkey and others that speak Redis's protocol serve as well.
+#[derive(Clone)]
+pub struct Redis(Arc<Pool<Servers>>);
+
+/// Sets up a [`Redis`].
+#[derive(Clone, Debug)]
+#[must_use = "it does nothing until `build` is called"]
+pub struct RedisBuilder {
+    urls: Vec<String>,
+    topology: Topology,
+    connections: usize,
+    timeout: Duration,
+    root_certificates: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+enum Topology {
+    Single,
+    Cluster,
+    Sentinel { master: String },
+}
+
+impl Redis {
+    /// Returns the server of a URL: `redis://USER:PASSWORD@HOST:PORT/DATABASE`, with `rediss` for TLS, and `?protocol=resp3` for the
+    /// newer protocol. Nothing is dialled yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidArgument`] if it is no such URL.
+    pub fn open(url: &str) -> Result<Self, Error> {
+        Self::builder().url(url).build()
+    }
+
+    /// Returns a builder.
+    pub fn builder() -> RedisBuilder {
+        RedisBuilder {
+            urls: Vec::new(),
+            topology: Topology::Single,
+            connections: 8,
+            timeout: Duration::from_secs(3),
+            root_certificates: None,
+        }
+    }
+
+    /// Returns its state.
+    pub fn stats(&self) -> BackendStats {
+        self.0.stats()
+    }
+
+    /// Calls `work` with a connection.
+    pub(in crate::cluster) fn run<R>(
+        &self,
+        work: impl FnOnce(&mut dyn ConnectionLike) -> Result<R, RedisError>,
+    ) -> Result<R, Error> {
+        self.0
+            .run(|connection| work(&mut **connection).map_err(failure))
+    }
+
+    /// Runs a script with one key. It answers true if it did something.
+    pub(in crate::cluster) fn run_script(
+        &self,
+        script: &Script,
+        key: &str,
+        args: &[&str],
+    ) -> Result<bool, Error> {
+        let mut call = script.key(key);
+        for arg in args {
+            call.arg(*arg);
+        }
+        let (answer,): (String,) = self.run(|connection| call.invoke(connection))?;
+        Ok(answer == "OK")
+    }
+
+    /// Sets what `set` does, and tells a channel of it. On a cluster the two may belong to different servers.
+    pub(in crate::cluster) fn change_and_publish<R: FromRedisValue>(
+        &self,
+        change: &redis::Cmd,
+        channel: &str,
+        message: &str,
+    ) -> Result<R, Error> {
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(channel).arg(message);
+        if self.0.dial().is_cluster() {
+            return self.run(|connection| {
+                let result = change.query(connection)?;
+                publish.query::<()>(connection)?;
+                Ok(result)
+            });
+        }
+        let mut pipe = redis::pipe();
+        pipe.add_command(change.clone());
+        pipe.add_command(publish).ignore();
+        let (result,): (R,) = self.run(|connection| pipe.query(connection))?;
+        Ok(result)
+    }
+
+    /// Returns a new connection for subscriptions, or the problem.
+    fn dial_for_subscriptions(&self) -> Result<redis::Connection, RedisError> {
+        self.0.dial().dial_for_subscriptions()
+    }
+}
+
+impl RedisBuilder {
+    /// Adds the URL of a server, as [`Redis::open`] has it. A cluster and a group with sentinels may have several.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.urls.push(url.into());
+        self
+    }
+
+    /// Tells that the URLs are those of some servers of a Redis cluster. The others are found through them.
+    pub fn cluster(mut self) -> Self {
+        self.topology = Topology::Cluster;
+        self
+    }
+
+    /// Tells that the URLs are those of sentinels, which know where the master of this name is.
+    pub fn sentinel(mut self, master: impl Into<String>) -> Self {
+        self.topology = Topology::Sentinel {
+            master: master.into(),
+        };
+        self
+    }
+
+    /// Sets the maximum number of connections, those for subscriptions not included. Calls of more threads wait. The default is 8.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// Sets the time that a call may take: to wait for a connection, to dial, and to get an answer, each. The default is 3 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets the certificates of the authorities that are trusted with `rediss`, as PEM, in place of the system's.
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.root_certificates = Some(pem.into());
+        self
+    }
+
+    /// Returns the backend. Nothing is dialled yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidArgument`] if there is no URL, or one is none of Redis.
+    pub fn build(self) -> Result<Redis, Error> {
+        let (connections, timeout) = (self.connections, self.timeout);
+        let servers = Servers::new(self)?;
+        Ok(Redis(Arc::new(Pool::new(servers, connections, timeout))))
+    }
+}
+
+/// Tells if a connection can still be used after an error.
+fn failure(error: RedisError) -> Failure {
+    let is_lost = error.is_unrecoverable_error()
+        || error.is_io_error()
+        || error.is_timeout()
+        || error.is_cluster_error()
+        || error.code() == Some("READONLY");
+    let problem = error.to_string();
+    if is_lost {
+        Failure::Connection(problem)
+    } else {
+        Failure::Refused(problem)
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

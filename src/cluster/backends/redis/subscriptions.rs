@@ -1,0 +1,198 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use redis::{PubSub, RedisError};
+
+use super::Redis;
+use crate::cluster::{Error, new_uuid};
+
+/// Subscriptions to channels, on one connection and one thread. They are made again whenever the connection was lost.
+pub(in crate::cluster) struct Subscriptions(Arc<Shared>);
+
+/// Hears what comes. It is called on the thread of the subscriptions, which must not wait for long.
+pub(in crate::cluster) trait Listener: Send + Sync + 'static {
+    /// A message came.
+    fn on_message(&self, channel: &str, payload: &[u8]);
+    /// All channels are subscribed to. Before it, messages may have been missed.
+    fn on_found(&self) {}
+    /// The connection is lost, so that messages are missed.
+    fn on_lost(&self) {}
+}
+
+struct Shared {
+    redis: Redis,
+    /// A channel of our own. A message in it makes the thread, which waits for messages, look at what is wanted.
+    control: String,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    wanted: HashSet<String>,
+    confirmed: HashSet<String>,
+    /// The problem, while there is no connection.
+    lost: Option<String>,
+    is_over: bool,
+}
+
+/// A connection without messages is asked for a sign of life after this time.
+const QUIET: Duration = Duration::from_secs(10);
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+impl Subscriptions {
+    /// Subscribes to channels, now and whenever the backend is found again. `prefix` begins the name of the channel by which the
+    /// thread is woken.
+    pub(in crate::cluster) fn start(
+        redis: &Redis,
+        prefix: &str,
+        channels: impl IntoIterator<Item = String>,
+        listener: impl Listener,
+    ) -> Result<Self, Error> {
+        let shared = Arc::new(Shared {
+            redis: redis.clone(),
+            control: format!("{prefix}:control:{}", new_uuid()),
+            state: Mutex::new(State {
+                wanted: channels.into_iter().collect(),
+                ..State::default()
+            }),
+            changed: Condvar::new(),
+        });
+        let own = shared.clone();
+        thread::Builder::new()
+            .name("epicycle-redis".to_owned())
+            .spawn(move || own.run(&listener))
+            .map_err(|error| Error::Backend {
+                backend: "redis",
+                problem: format!("no thread for its subscriptions: {error}"),
+            })?;
+        Ok(Self(shared))
+    }
+
+    /// Subscribes to a channel, and waits until that is confirmed.
+    pub(in crate::cluster) fn add(&self, channel: &str, timeout: Duration) -> Result<(), Error> {
+        let shared = &*self.0;
+        shared.state.lock().wanted.insert(channel.to_owned());
+        shared.wake();
+        let deadline = Instant::now() + timeout;
+        let mut state = shared.state.lock();
+        while !state.confirmed.contains(channel) {
+            let timed_out = shared.changed.wait_until(&mut state, deadline).timed_out();
+            if timed_out || (state.lost.is_some() && !state.confirmed.contains(channel)) {
+                state.wanted.remove(channel);
+                let problem = state.lost.clone();
+                return Err(Error::Backend {
+                    backend: "redis",
+                    problem: problem.unwrap_or_else(|| "it has not answered in time".to_owned()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a subscription.
+    pub(in crate::cluster) fn remove(&self, channel: &str) {
+        self.0.state.lock().wanted.remove(channel);
+        self.0.wake();
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        self.0.state.lock().is_over = true;
+        self.0.changed.notify_all();
+        self.0.wake();
+    }
+}
+
+impl Shared {
+    fn wake(&self) {
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(&self.control).arg("");
+        // If it fails, the thread looks when it has a connection again, or after some quiet.
+        let _ = (self.redis).run(|connection| publish.query::<()>(connection));
+    }
+
+    fn run(&self, listener: &impl Listener) {
+        let mut delay = FIRST_DELAY;
+        loop {
+            let Err(error) = self.listen(listener, &mut delay) else {
+                return;
+            };
+            let mut state = self.state.lock();
+            if state.is_over {
+                return;
+            }
+            state.confirmed.clear();
+            if state.lost.replace(error.to_string()).is_none() {
+                log::warn!(target: "epicycle::cluster", "redis: no subscriptions: {error}");
+            }
+            drop(state);
+            self.changed.notify_all();
+            listener.on_lost();
+            let mut state = self.state.lock();
+            if !state.is_over {
+                self.changed.wait_for(&mut state, delay);
+            }
+            if state.is_over {
+                return;
+            }
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    }
+
+    /// Returns when the subscriptions are over, or the connection is lost.
+    fn listen(&self, listener: &impl Listener, delay: &mut Duration) -> Result<(), RedisError> {
+        let mut connection = self.redis.dial_for_subscriptions()?;
+        let mut subscriptions = connection.as_pubsub();
+        subscriptions.subscribe(&self.control)?;
+        self.follow(&mut subscriptions)?;
+        self.state.lock().lost = None;
+        *delay = FIRST_DELAY;
+        listener.on_found();
+        subscriptions.set_read_timeout(Some(QUIET))?;
+        loop {
+            if self.state.lock().is_over {
+                return Ok(());
+            }
+            match subscriptions.get_message() {
+                Ok(message) if message.get_channel_name() == self.control => {
+                    self.follow(&mut subscriptions)?;
+                }
+                Ok(message) => {
+                    listener.on_message(message.get_channel_name(), message.get_payload_bytes());
+                }
+                Err(error) if error.is_timeout() => {
+                    subscriptions.ping::<redis::Value>()?;
+                    self.follow(&mut subscriptions)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Subscribes to what is wanted, and to nothing else.
+    fn follow(&self, subscriptions: &mut PubSub<'_>) -> Result<(), RedisError> {
+        let (new, old): (Vec<_>, Vec<_>) = {
+            let state = self.state.lock();
+            (
+                state.wanted.difference(&state.confirmed).cloned().collect(),
+                state.confirmed.difference(&state.wanted).cloned().collect(),
+            )
+        };
+        for channel in new {
+            subscriptions.subscribe(&channel)?;
+            self.state.lock().confirmed.insert(channel);
+        }
+        for channel in old {
+            subscriptions.unsubscribe(&channel)?;
+            self.state.lock().confirmed.remove(&channel);
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+}

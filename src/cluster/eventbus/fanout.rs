@@ -1,0 +1,195 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{BusStats, Handler, Message, WhenFull};
+use crate::cluster::Error;
+use crate::panic;
+
+/// The subscribers of this process. Each has a queue and a thread.
+#[derive(Clone)]
+pub(super) struct Fanout(Arc<Shared>);
+
+struct Shared {
+    queue: usize,
+    when_full: WhenFull,
+    topics: Mutex<Topics>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Default)]
+struct Topics {
+    by_name: HashMap<String, Vec<Arc<Subscriber>>>,
+    count: usize,
+}
+
+#[derive(Default)]
+struct Counters {
+    published: AtomicU64,
+    delivered: AtomicU64,
+    dropped: AtomicU64,
+    panics: AtomicU64,
+}
+
+struct Subscriber {
+    state: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Arc<Message>>,
+    over: bool,
+}
+
+/// The default length of a subscriber's queue.
+pub(super) const QUEUE: usize = 1024;
+/// The maximum number of subscriptions.
+const MAX: usize = 1024;
+
+impl Fanout {
+    pub(super) fn new(queue: usize, when_full: WhenFull) -> Self {
+        Self(Arc::new(Shared {
+            queue: queue.max(1),
+            when_full,
+            topics: Mutex::default(),
+            counters: Arc::default(),
+        }))
+    }
+
+    /// Counts a message that this process publishes.
+    pub(super) fn count_published(&self) {
+        self.0.counters.published.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives a message to the subscribers of a topic.
+    pub(super) fn deliver(&self, topic: &str, message: impl FnOnce() -> Message) {
+        let shared = &*self.0;
+        let Some(subscribers) = shared.topics.lock().by_name.get(topic).cloned() else {
+            return;
+        };
+        let message = Arc::new(message());
+        for subscriber in subscribers {
+            let dropped = subscriber.push(message.clone(), shared.queue, shared.when_full);
+            (shared.counters.dropped).fetch_add(dropped.into(), Ordering::Relaxed);
+        }
+    }
+
+    /// Calls a handler for each message of a topic, until the returned value is dropped.
+    pub(super) fn subscribe(&self, topic: &str, handler: Handler) -> Result<Subscribed, Error> {
+        let subscriber = Arc::new(Subscriber {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let mut topics = self.0.topics.lock();
+        if topics.count == MAX {
+            return Err(Error::Busy {
+                what: "event bus's list of subscriptions",
+            });
+        }
+        let (own, counters) = (subscriber.clone(), self.0.counters.clone());
+        let thread = thread::Builder::new().name("epicycle-bus".to_owned());
+        let thread = thread.spawn(move || own.run(handler, &counters));
+        thread.map_err(|error| Error::Backend {
+            backend: "event bus",
+            problem: format!("no thread for a subscription: {error}"),
+        })?;
+        let others = topics.by_name.entry(topic.to_owned()).or_default();
+        others.push(subscriber.clone());
+        topics.count += 1;
+        Ok(Subscribed {
+            bus: Arc::downgrade(&self.0),
+            topic: topic.to_owned(),
+            subscriber,
+        })
+    }
+
+    /// Returns true if a topic has a subscriber.
+    #[cfg(feature = "redis")]
+    pub(super) fn has(&self, topic: &str) -> bool {
+        self.0.topics.lock().by_name.contains_key(topic)
+    }
+
+    pub(super) fn stats(&self) -> BusStats {
+        let counters = &self.0.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        BusStats {
+            published: read(&counters.published),
+            delivered: read(&counters.delivered),
+            dropped: read(&counters.dropped),
+            panics: read(&counters.panics),
+            subscriptions: self.0.topics.lock().count as u64,
+        }
+    }
+}
+
+impl Subscriber {
+    /// Returns true if another message was dropped for this one.
+    fn push(&self, message: Arc<Message>, max: usize, when_full: WhenFull) -> bool {
+        let mut state = self.state.lock();
+        while when_full == WhenFull::Block && state.waiting.len() >= max && !state.over {
+            self.changed.wait(&mut state);
+        }
+        if state.over {
+            return false;
+        }
+        let dropped = state.waiting.len() >= max;
+        if dropped {
+            state.waiting.pop_front();
+        }
+        state.waiting.push_back(message);
+        drop(state);
+        self.changed.notify_all();
+        dropped
+    }
+
+    fn run(&self, mut handler: Handler, counters: &Counters) {
+        loop {
+            let mut state = self.state.lock();
+            while state.waiting.is_empty() && !state.over {
+                self.changed.wait(&mut state);
+            }
+            if state.over {
+                return;
+            }
+            let message = state.waiting.pop_front();
+            drop(state);
+            self.changed.notify_all();
+            let Some(message) = message else {
+                continue;
+            };
+            counters.delivered.fetch_add(1, Ordering::Relaxed);
+            let what = "the handler of a subscription";
+            if panic::catch("epicycle::cluster", what, || handler(&message)) {
+                counters.panics.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// A subscription. Its drop ends it.
+pub(super) struct Subscribed {
+    bus: Weak<Shared>,
+    topic: String,
+    subscriber: Arc<Subscriber>,
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        if let Some(bus) = self.bus.upgrade() {
+            let mut topics = bus.topics.lock();
+            if let Some(others) = topics.by_name.get_mut(&self.topic) {
+                others.retain(|other| !Arc::ptr_eq(other, &self.subscriber));
+                if others.is_empty() {
+                    topics.by_name.remove(&self.topic);
+                }
+            }
+            topics.count -= 1;
+        }
+        self.subscriber.state.lock().over = true;
+        self.subscriber.changed.notify_all();
+    }
+}
