@@ -46,7 +46,7 @@ const CLUSTER: [&[&str]; 8] = [
     &[
         "codec", "error", "follower", "keyed", "mode", "monitor", "roles", "text", "uuid", "watch",
     ],
-    &["packet", "drpc"],
+    &["packet", "drpc", "backends"],
     &[
         "registry", "locator", "dispatch", "config", "eventbus", "lock", "cache",
     ],

@@ -2,6 +2,10 @@
 
 #[path = "../util/mod.rs"]
 mod util;
+#[allow(
+    dead_code,
+    reason = "the recordings that are bytes are read by other tests"
+)]
 #[path = "../cluster/vectors.rs"]
 mod vectors;
 

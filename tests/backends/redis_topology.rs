@@ -10,6 +10,7 @@ use crate::util::eventually;
 
 fn serves(redis: &Redis) {
     let locator = RedisLocator::new(redis);
+    assert_eq!(locator.locate_gate(1).expect("answers"), None);
     let mut watch = locator.watch().expect("watches");
     assert_eq!(watch.next(), Some(LocationEvent::Interrupted));
     for uid in 1..=50 {

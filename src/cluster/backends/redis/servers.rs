@@ -45,6 +45,9 @@ impl Servers {
             .map(|url| url.as_str().into_connection_info())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| invalid(&error))?;
+        // Without it, TLS would panic in programs where rustls has more than one provider of cryptography. It fails if the program
+        // has chosen one, which then serves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let Some(first) = infos.first() else {
             let problem = "there is none; give the server's, such as redis://127.0.0.1:6379";
             return Err(Error::argument("url", problem));
