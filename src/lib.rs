@@ -150,6 +150,10 @@ struct FromTeleport;
 #[doc = include_str!("../docs/cluster.md")]
 struct Clusters;
 
+#[cfg(all(doctest, feature = "etcd", feature = "redis"))]
+#[doc = include_str!("../docs/cluster-backends.md")]
+struct ClusterBackends;
+
 #[cfg(doctest)]
 #[doc = include_str!("../docs/from-gnet.md")]
 struct FromGnet;

@@ -30,6 +30,7 @@
 
 pub mod admin;
 #[cfg(feature = "redis")]
+#[cfg(any(feature = "etcd", feature = "redis"))]
 pub mod backends;
 pub mod cache;
 pub mod client;

@@ -9,6 +9,8 @@ mod util;
 #[path = "../cluster/vectors.rs"]
 mod vectors;
 
+mod etcd_registry;
+mod etcd_server;
 mod redis_bus;
 mod redis_cache;
 mod redis_locator;

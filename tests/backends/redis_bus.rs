@@ -87,7 +87,7 @@ fn messages_of_due_are_read_and_ours_have_its_form() {
     bus.publish("login", "text").expect("publishes");
     let payload: String = subscription
         .get_message()
-        .and_then(|message| message.get_payload().map_err(Into::into))
+        .and_then(|message| message.get_payload())
         .expect("comes");
     let ours: serde_json::Value = serde_json::from_str(&payload).expect("is JSON");
     let mut keys: Vec<_> = ours

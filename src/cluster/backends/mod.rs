@@ -1,4 +1,4 @@
-//! Servers outside the process that hold what all servers of a cluster share: Redis and the like.
+//! Servers outside the process that hold what all servers of a cluster share: etcd, Redis and the like.
 //!
 //! Each is behind a cargo feature of its own. A backend is opened once, and handed to the adapters that stand beside the
 //! implementations in memory, such as [`RedisLocator`](super::locator::RedisLocator). The calls block, for as long as the timeout
@@ -20,12 +20,19 @@ assert!(redis.stats().is_up);
 ```"#
 )]
 
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(feature = "redis")]
 mod pool;
 #[cfg(feature = "redis")]
 mod redis;
 
 use std::time::Duration;
 
+#[cfg(feature = "etcd")]
+pub(in crate::cluster) use self::etcd::{Base64, Number, end_of_prefix};
+#[cfg(feature = "etcd")]
+pub use self::etcd::{Etcd, EtcdBuilder};
 #[cfg(feature = "redis")]
 pub(in crate::cluster) use self::redis::{Listener, Subscriptions};
 #[cfg(feature = "redis")]

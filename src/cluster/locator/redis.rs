@@ -106,6 +106,10 @@ fn json(change: &Change<'_>) -> Result<String, Error> {
 }
 
 impl Locator for RedisLocator {
+    fn kind(&self) -> &str {
+        "redis"
+    }
+
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error> {
         check(uid, &[gid])?;
         let mut set = redis::cmd("SET");

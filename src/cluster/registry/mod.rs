@@ -20,6 +20,8 @@
 
 mod directory;
 mod endpoint;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod instance;
 mod memory;
 mod registered;
@@ -30,6 +32,8 @@ use super::{Error, Watch};
 
 pub use self::directory::Directory;
 pub use self::endpoint::{LinkEndpoint, ServiceEndpoint};
+#[cfg(feature = "etcd")]
+pub use self::etcd::EtcdRegistry;
 pub use self::instance::{Instance, RouteSpec};
 pub use self::memory::MemoryRegistry;
 pub(super) use self::registered::Registered;

@@ -1,0 +1,424 @@
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::BackendStats;
+use crate::cluster::Error;
+use crate::fetch::{Body, Client, FetchError};
+use crate::tls::TlsClient;
+
+/// The servers of an etcd cluster, by the JSON gateway of etcd 3.4 and later. Clones share its connections.
+#[derive(Clone)]
+pub struct Etcd(Arc<Shared>);
+
+/// Sets up an [`Etcd`].
+#[derive(Clone, Debug)]
+#[must_use = "it does nothing until `build` is called"]
+pub struct EtcdBuilder {
+    urls: Vec<String>,
+    credentials: Option<Credentials>,
+    timeout: Duration,
+    tls: Option<TlsClient>,
+}
+
+#[derive(Clone, Serialize)]
+struct Credentials {
+    name: String,
+    password: String,
+}
+
+struct Shared {
+    client: Client,
+    urls: Vec<String>,
+    /// The server that answered last.
+    current: AtomicUsize,
+    credentials: Option<Credentials>,
+    token: Mutex<Option<String>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    is_down: bool,
+    last_ok: Option<Instant>,
+}
+
+/// An answer that is not wanted.
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(alias = "error", default)]
+    message: String,
+}
+
+/// The greatest answer.
+const MAX_BODY: u64 = 64 << 20;
+/// The greatest answer of a watch, in one line.
+const MAX_LINE: usize = 64 << 20;
+
+impl Etcd {
+    /// Returns the server of a URL, such as `http://127.0.0.1:2379`. Nothing is dialled yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`EtcdBuilder::build`].
+    pub fn open(url: &str) -> Result<Self, Error> {
+        Self::builder().url(url).build()
+    }
+
+    /// Returns a builder.
+    pub fn builder() -> EtcdBuilder {
+        EtcdBuilder {
+            urls: Vec::new(),
+            credentials: None,
+            timeout: Duration::from_secs(3),
+            tls: None,
+        }
+    }
+
+    /// Returns its state. Calls do not queue.
+    pub fn stats(&self) -> BackendStats {
+        let state = self.0.state.lock();
+        BackendStats {
+            is_up: !state.is_down && state.last_ok.is_some(),
+            last_ok: state.last_ok.map(|at| at.elapsed()),
+            ..BackendStats::default()
+        }
+    }
+
+    /// Asks one server after the other until one answers.
+    pub(in crate::cluster) fn call<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<T, Error> {
+        let body = serde_json::to_vec(request).map_err(|error| Error::Codec(Arc::new(error)))?;
+        self.attempt(|url| {
+            let response = self.request(url, path, &body)?.send();
+            let response = response.map_err(Problem::lost)?;
+            check(response.status().as_u16(), response.body())?;
+            serde_json::from_slice(response.body())
+                .map_err(|error| Problem::Refused(format!("{path} answers strangely: {error}")))
+        })
+    }
+
+    /// Opens a stream of answers, each in a line. It is over after `turn`.
+    pub(in crate::cluster) fn stream(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        turn: Duration,
+    ) -> Result<Stream, Error> {
+        let body = serde_json::to_vec(request).map_err(|error| Error::Codec(Arc::new(error)))?;
+        self.attempt(|url| {
+            let request = self.request(url, path, &body)?.timeout(turn);
+            let response = request.stream().map_err(Problem::lost)?;
+            let status = response.status().as_u16();
+            let mut lines = BufReader::new(response.into_body());
+            if status != 200 {
+                let mut text = Vec::new();
+                let _ = lines.read_until(b'\n', &mut text);
+                check(status, &text)?;
+            }
+            Ok(Stream(lines))
+        })
+    }
+
+    fn request(
+        &self,
+        url: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<crate::fetch::Request, Problem> {
+        let request = self.0.client.post(format!("{url}{path}"));
+        let request = request.header("Content-Type", "application/json");
+        let request = match self.token(url)? {
+            Some(token) => request.header("Authorization", token),
+            None => request,
+        };
+        Ok(request.body(body.to_vec()))
+    }
+
+    /// Returns the token of the user, if there is one.
+    fn token(&self, url: &str) -> Result<Option<String>, Problem> {
+        #[derive(Deserialize)]
+        struct Authenticated {
+            token: String,
+        }
+
+        let Some(credentials) = &self.0.credentials else {
+            return Ok(None);
+        };
+        let mut token = self.0.token.lock();
+        if token.is_none() {
+            let body = serde_json::to_vec(credentials)
+                .map_err(|error| Problem::Refused(error.to_string()))?;
+            let request = self.0.client.post(format!("{url}/v3/auth/authenticate"));
+            let response = request.body(body).send().map_err(Problem::lost)?;
+            check(response.status().as_u16(), response.body())?;
+            let answer: Authenticated = serde_json::from_slice(response.body())
+                .map_err(|error| Problem::Refused(format!("there is no token: {error}")))?;
+            *token = Some(answer.token);
+        }
+        Ok(token.clone())
+    }
+
+    fn attempt<R>(&self, mut call: impl FnMut(&str) -> Result<R, Problem>) -> Result<R, Error> {
+        let shared = &*self.0;
+        let first = shared.current.load(Ordering::Relaxed);
+        let mut last = String::new();
+        for offset in 0..shared.urls.len() {
+            let index = (first + offset) % shared.urls.len();
+            let url = &shared.urls[index];
+            let mut result = call(url);
+            if matches!(&result, Err(Problem::Token)) {
+                *shared.token.lock() = None;
+                result = call(url);
+            }
+            match result {
+                Ok(answer) => {
+                    shared.current.store(index, Ordering::Relaxed);
+                    self.answered();
+                    return Ok(answer);
+                }
+                Err(Problem::Refused(problem)) => {
+                    self.answered();
+                    return Err(backend(problem));
+                }
+                Err(Problem::Token) => {
+                    self.answered();
+                    return Err(backend("the token of the user is refused"));
+                }
+                Err(Problem::Lost(problem)) => last = format!("{url}: {problem}"),
+            }
+        }
+        let mut state = shared.state.lock();
+        if !std::mem::replace(&mut state.is_down, true) {
+            log::warn!(target: "epicycle::cluster", "etcd is lost: {last}");
+        }
+        Err(backend(last))
+    }
+
+    fn answered(&self) {
+        let mut state = self.0.state.lock();
+        if std::mem::replace(&mut state.is_down, false) {
+            log::info!(target: "epicycle::cluster", "etcd answers again");
+        }
+        state.last_ok = Some(Instant::now());
+    }
+}
+
+/// The reason why one server did not do what it was asked.
+enum Problem {
+    Lost(String),
+    Refused(String),
+    /// The token is no longer valid.
+    Token,
+}
+
+impl Problem {
+    fn lost(error: FetchError) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
+fn check(status: u16, body: &[u8]) -> Result<(), Problem> {
+    if status == 200 {
+        return Ok(());
+    }
+    let refusal = serde_json::from_slice::<Refusal>(body);
+    let message = refusal.map_or_else(
+        |_| String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
+        |refusal| refusal.message,
+    );
+    if message.contains("invalid auth token") {
+        return Err(Problem::Token);
+    }
+    let problem = format!("status {status}: {message}");
+    // A server without a leader, or one that is about to stop. Another one may serve.
+    Err(if status >= 500 {
+        Problem::Lost(problem)
+    } else {
+        Problem::Refused(problem)
+    })
+}
+
+fn backend(problem: impl Into<String>) -> Error {
+    Error::Backend {
+        backend: "etcd",
+        problem: problem.into(),
+    }
+}
+
+/// Answers that come one after the other.
+pub(in crate::cluster) struct Stream(BufReader<Body>);
+
+impl Stream {
+    /// Waits for the next answer. Returns none when the time of the stream is over.
+    pub(in crate::cluster) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
+        let mut line = Vec::new();
+        loop {
+            let read = match self.0.fill_buf() {
+                Ok(read) => read,
+                Err(error) => {
+                    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+                    if cause.is_some_and(FetchError::is_timeout) {
+                        return Ok(None);
+                    }
+                    return Err(backend(error.to_string()));
+                }
+            };
+            if read.is_empty() {
+                return Err(backend("the stream of answers has ended"));
+            }
+            let end = memchr::memchr(b'\n', read);
+            line.extend_from_slice(&read[..end.unwrap_or(read.len())]);
+            let used = end.map_or(read.len(), |end| end + 1);
+            self.0.consume(used);
+            if line.len() > MAX_LINE {
+                return Err(backend("an answer is too long"));
+            }
+            if end.is_some() {
+                let answer = serde_json::from_slice(&line);
+                return answer
+                    .map(Some)
+                    .map_err(|error| backend(format!("a stream answers strangely: {error}")));
+            }
+        }
+    }
+}
+
+impl EtcdBuilder {
+    /// Adds the URL of a server, with `https` for TLS. If one does not answer, the next one is asked.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.urls.push(url.into());
+        self
+    }
+
+    /// Sets the user.
+    pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        self.credentials = Some(Credentials {
+            name: name.into(),
+            password: password.into(),
+        });
+        self
+    }
+
+    /// Sets the time that a server has to be reached, and to answer, each. The default is 3 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets the trusted authorities, and a certificate of this side, for `https`. The default is the system's authorities.
+    pub fn tls(mut self, tls: &TlsClient) -> Self {
+        self.tls = Some(tls.clone());
+        self
+    }
+
+    /// Returns the backend. Its thread is started, but nothing is dialled yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidArgument`] if there is no URL, or one is neither `http` nor `https`, and [`Error::Backend`] if the
+    /// thread cannot be started.
+    pub fn build(self) -> Result<Etcd, Error> {
+        let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        if self.urls.is_empty() || !self.urls.iter().all(is_url) {
+            let problem = format!(
+                "{:?}; give those of etcd, such as http://127.0.0.1:2379",
+                self.urls
+            );
+            return Err(Error::argument("url", problem));
+        }
+        let urls = self
+            .urls
+            .iter()
+            .map(|url| url.trim_end_matches('/').to_owned());
+        let mut client = Client::builder()
+            .connect_timeout(self.timeout)
+            .response_timeout(self.timeout)
+            .max_body(MAX_BODY);
+        if let Some(tls) = &self.tls {
+            client = client.tls(tls);
+        }
+        let client = client.start().map_err(|error| backend(error.to_string()))?;
+        Ok(Etcd(Arc::new(Shared {
+            client,
+            urls: urls.collect(),
+            current: AtomicUsize::new(0),
+            credentials: self.credentials,
+            token: Mutex::default(),
+            state: Mutex::default(),
+        })))
+    }
+}
+
+/// Bytes in base64, as the gateway has keys and values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::cluster) struct Base64(pub(in crate::cluster) Vec<u8>);
+
+impl Serialize for Base64 {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64_STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = BASE64_STANDARD.decode(text);
+        bytes.map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A number of 64 bits, which the gateway has as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::cluster) struct Number(pub(in crate::cluster) i64);
+
+impl Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Returns the first key after all that begin with `prefix`.
+pub(in crate::cluster) fn end_of_prefix(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    // A prefix is text, whose bytes are below 255.
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd")
+            .field("urls", &self.0.urls)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
