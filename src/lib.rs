@@ -150,6 +150,10 @@ struct FromTeleport;
 #[doc = include_str!("../docs/cluster.md")]
 struct Clusters;
 
+#[cfg(all(doctest, feature = "cluster"))]
+#[doc = include_str!("../docs/from-due.md")]
+struct FromDue;
+
 #[cfg(all(doctest, feature = "etcd", feature = "redis"))]
 #[doc = include_str!("../docs/cluster-backends.md")]
 struct ClusterBackends;
