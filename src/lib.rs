@@ -154,7 +154,7 @@ struct Clusters;
 #[doc = include_str!("../docs/from-due.md")]
 struct FromDue;
 
-#[cfg(all(doctest, feature = "etcd", feature = "redis"))]
+#[cfg(all(doctest, feature = "etcd", feature = "nats", feature = "redis"))]
 #[doc = include_str!("../docs/cluster-backends.md")]
 struct ClusterBackends;
 

@@ -11,6 +11,8 @@ mod vectors;
 
 mod etcd_registry;
 mod etcd_server;
+mod nats_bus;
+mod nats_server;
 mod redis_bus;
 mod redis_cache;
 mod redis_locator;

@@ -1,4 +1,4 @@
-//! Servers outside the process that hold what all servers of a cluster share: etcd, Redis and the like.
+//! Servers outside the process that hold what all servers of a cluster share: etcd, NATS, Redis and the like.
 //!
 //! Each is behind a cargo feature of its own. A backend is opened once, and handed to the adapters that stand beside the
 //! implementations in memory, such as [`RedisLocator`](super::locator::RedisLocator). The calls block, for as long as the timeout
@@ -22,6 +22,8 @@ assert!(redis.stats().is_up);
 
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "redis")]
 mod pool;
 #[cfg(feature = "redis")]
@@ -33,6 +35,10 @@ use std::time::Duration;
 pub(in crate::cluster) use self::etcd::{Base64, Number, end_of_prefix};
 #[cfg(feature = "etcd")]
 pub use self::etcd::{Etcd, EtcdBuilder};
+#[cfg(feature = "nats")]
+pub(in crate::cluster) use self::nats::NatsSubscription;
+#[cfg(feature = "nats")]
+pub use self::nats::{Nats, NatsBuilder};
 #[cfg(feature = "redis")]
 pub(in crate::cluster) use self::redis::{Listener, Subscriptions};
 #[cfg(feature = "redis")]
@@ -46,8 +52,8 @@ pub struct BackendStats {
     pub is_up: bool,
     /// The time since a call was last answered, or `None` if none ever was.
     pub last_ok: Option<Duration>,
-    /// Calls that wait for a connection.
+    /// Calls that wait for a connection; of NATS, bytes.
     pub queue: usize,
-    /// Connections, those for subscriptions not included.
+    /// Connections, those of Redis for subscriptions not included.
     pub connections: usize,
 }

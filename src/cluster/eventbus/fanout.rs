@@ -108,7 +108,7 @@ impl Fanout {
     }
 
     /// Returns true if a topic has a subscriber.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "nats", feature = "redis"))]
     pub(super) fn has(&self, topic: &str) -> bool {
         self.0.topics.lock().by_name.contains_key(topic)
     }

@@ -19,8 +19,12 @@
 
 mod fanout;
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod remote;
 
 use std::any::Any;
 use std::fmt;
@@ -33,6 +37,8 @@ use serde::{Deserialize, Serialize};
 use super::{Error, from_text};
 
 pub use self::memory::MemoryEventBus;
+#[cfg(feature = "nats")]
+pub use self::nats::NatsEventBus;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisEventBus;
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::fanout::{Fanout, QUEUE, Subscribed};
+use super::fanout::{Fanout, QUEUE};
+use super::remote::Remote;
 use super::{BusStats, EventBus, Handler, Message, Subscription, WhenFull, check};
 use crate::cluster::Error;
 use crate::cluster::backends::{Listener, Redis, Subscriptions};
@@ -14,14 +15,12 @@ use crate::cluster::backends::{Listener, Redis, Subscriptions};
 /// A message is delivered at most once: what is published while Redis, or the connection to it, is lost does not come later. Each
 /// subscription has a thread and a queue of 1,024 messages.
 #[derive(Clone)]
-pub struct RedisEventBus(Arc<Bus>);
-
-struct Bus {
+pub struct RedisEventBus {
     redis: Redis,
-    prefix: String,
-    fanout: Fanout,
-    /// Held while a subscription is begun or ended, so that the two cannot cross.
-    subscriptions: Mutex<Option<Subscriptions>>,
+    prefix: Arc<str>,
+    remote: Arc<Remote<Channel>>,
+    /// The connection for subscriptions, from the first one on.
+    subscriptions: Arc<Mutex<Option<Arc<Subscriptions>>>>,
 }
 
 /// The time within which Redis must confirm a subscription.
@@ -33,25 +32,42 @@ impl RedisEventBus {
         Self::with(redis, "due:eventbus", QUEUE, WhenFull::default())
     }
 
-    /// Returns a bus whose channels begin with `PREFIX:`, and whose subscribers have queues of so many messages.
+    /// Returns a bus whose channels begin with `PREFIX:`, and whose subscribers have queues of so many messages. With
+    /// [`WhenFull::Block`] the connection waits for a full queue, and Redis closes it if too much waits.
     pub fn with(redis: &Redis, prefix: &str, messages: usize, when_full: WhenFull) -> Self {
-        Self(Arc::new(Bus {
+        Self {
             redis: redis.clone(),
-            prefix: prefix.to_owned(),
-            fanout: Fanout::new(messages, when_full),
-            subscriptions: Mutex::default(),
-        }))
+            prefix: prefix.into(),
+            remote: Arc::new(Remote::new(Fanout::new(messages, when_full))),
+            subscriptions: Arc::default(),
+        }
     }
 
     /// Returns the counters.
     pub fn stats(&self) -> BusStats {
-        self.0.fanout.stats()
+        self.remote.fanout.stats()
     }
-}
 
-impl Bus {
     fn channel(&self, topic: &str) -> String {
         format!("{}:{topic}", self.prefix)
+    }
+
+    fn subscriptions(&self) -> Result<Arc<Subscriptions>, Error> {
+        let mut subscriptions = self.subscriptions.lock();
+        if let Some(subscriptions) = &*subscriptions {
+            return Ok(subscriptions.clone());
+        }
+        let incoming = Incoming {
+            prefix: self.channel(""),
+            fanout: self.remote.fanout.clone(),
+        };
+        let started = Arc::new(Subscriptions::start(
+            &self.redis,
+            &self.prefix,
+            [],
+            incoming,
+        )?);
+        Ok(subscriptions.insert(started).clone())
     }
 }
 
@@ -59,41 +75,36 @@ impl EventBus for RedisEventBus {
     fn publish(&self, topic: &str, payload: &str) -> Result<(), Error> {
         check(topic)?;
         let mut publish = redis::cmd("PUBLISH");
-        publish.arg(self.0.channel(topic));
+        publish.arg(self.channel(topic));
         publish.arg(Message::new(topic, payload).to_json()?);
-        self.0
-            .redis
+        self.redis
             .run(|connection| publish.query::<()>(connection))?;
-        self.0.fanout.count_published();
+        self.remote.fanout.count_published();
         Ok(())
     }
 
     fn subscribe(&self, topic: &str, handler: Handler) -> Result<Subscription, Error> {
         check(topic)?;
-        let bus = &self.0;
-        let mut subscriptions = bus.subscriptions.lock();
-        let subscriptions = match &mut *subscriptions {
-            Some(subscriptions) => subscriptions,
-            none => none.insert(Subscriptions::start(
-                &bus.redis,
-                &bus.prefix,
-                [],
-                Incoming {
-                    prefix: bus.channel(""),
-                    fanout: bus.fanout.clone(),
-                },
-            )?),
-        };
-        let is_first = !bus.fanout.has(topic);
-        let subscribed = bus.fanout.subscribe(topic, handler)?;
-        if is_first {
-            subscriptions.add(&bus.channel(topic), TIMEOUT)?;
-        }
-        Ok(Subscription::new(Unsubscribe {
-            subscribed: Some(subscribed),
-            topic: topic.to_owned(),
-            bus: bus.clone(),
-        }))
+        self.remote.subscribe(topic, handler, || {
+            let (subscriptions, name) = (self.subscriptions()?, self.channel(topic));
+            subscriptions.add(&name, TIMEOUT)?;
+            Ok(Channel {
+                subscriptions,
+                name,
+            })
+        })
+    }
+}
+
+/// A channel that is subscribed to, until this is dropped.
+struct Channel {
+    subscriptions: Arc<Subscriptions>,
+    name: String,
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.subscriptions.remove(&self.name);
     }
 }
 
@@ -105,33 +116,8 @@ struct Incoming {
 
 impl Listener for Incoming {
     fn on_message(&self, channel: &str, payload: &[u8]) {
-        let Some(topic) = channel.strip_prefix(&self.prefix) else {
-            return;
-        };
-        match Message::from_json(payload) {
-            Ok(message) => self.fanout.deliver(topic, || message),
-            Err(error) => {
-                log::warn!(target: "epicycle::cluster", "redis: {channel} carries no message of the bus: {error}");
-            }
-        }
-    }
-}
-
-/// The end of a subscription.
-struct Unsubscribe {
-    subscribed: Option<Subscribed>,
-    topic: String,
-    bus: Arc<Bus>,
-}
-
-impl Drop for Unsubscribe {
-    fn drop(&mut self) {
-        let subscriptions = self.bus.subscriptions.lock();
-        drop(self.subscribed.take());
-        if !self.bus.fanout.has(&self.topic)
-            && let Some(subscriptions) = &*subscriptions
-        {
-            subscriptions.remove(&self.bus.channel(&self.topic));
+        if let Some(topic) = channel.strip_prefix(&self.prefix) {
+            self.fanout.deliver_json("redis", topic, payload);
         }
     }
 }
@@ -139,7 +125,7 @@ impl Drop for Unsubscribe {
 impl fmt::Debug for RedisEventBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisEventBus")
-            .field("redis", &self.0.redis)
+            .field("redis", &self.redis)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }

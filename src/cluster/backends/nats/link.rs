@@ -1,0 +1,242 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::client::NatsClient;
+use super::wire;
+use crate::cluster::Error;
+use crate::cluster::backends::BackendStats;
+use crate::engine::handler::Handle;
+
+/// What the threads that publish and subscribe share with the reactor of the connection.
+pub(super) struct Link {
+    timeout: Duration,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Bytes that wait for the connection.
+    queued: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The connection, while it can be used.
+    handle: Option<Handle<NatsClient>>,
+    /// The last problem, while there is no connection. There is neither while the first one is dialled.
+    problem: Option<String>,
+    last_ok: Option<Instant>,
+    max_payload: Option<usize>,
+    last_sid: u64,
+    subscriptions: HashMap<u64, Subscribed>,
+}
+
+struct Subscribed {
+    subject: String,
+    deliver: Deliver,
+    /// The server's answer, since the connection was made.
+    confirmed: Option<Result<(), String>>,
+}
+
+/// Gets each payload, on the thread of the connection.
+pub(super) type Deliver = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
+/// The most bytes that wait for the connection.
+const MAX_QUEUED: usize = 16 << 20;
+
+impl Link {
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            queued: Arc::default(),
+        }
+    }
+
+    pub(super) fn publish(&self, subject: &str, payload: &[u8]) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        let handle = self.await_handle(&mut state)?.clone();
+        let max = state.max_payload.unwrap_or(usize::MAX);
+        drop(state);
+        if payload.len() > max {
+            return Err(Error::TooLarge {
+                what: "message for nats",
+                len: payload.len(),
+                max,
+            });
+        }
+        let command = wire::publish(subject, payload);
+        let len = command.len();
+        if self.queued.fetch_add(len, Ordering::Relaxed) > MAX_QUEUED {
+            self.queued.fetch_sub(len, Ordering::Relaxed);
+            return Err(Error::Busy {
+                what: "queue of nats",
+            });
+        }
+        let queued = self.queued.clone();
+        let written = handle.write_flushed(command, move |_| {
+            queued.fetch_sub(len, Ordering::Relaxed);
+        });
+        written.map_err(|error| {
+            self.queued.fetch_sub(len, Ordering::Relaxed);
+            lost(error.to_string())
+        })
+    }
+
+    /// Subscribes, and waits until the server has confirmed it. Returns the number of the subscription.
+    pub(super) fn subscribe(&self, subject: &str, deliver: Deliver) -> Result<u64, Error> {
+        let mut state = self.state.lock();
+        let handle = self.await_handle(&mut state)?.clone();
+        state.last_sid += 1;
+        let sid = state.last_sid;
+        let subscribed = Subscribed {
+            subject: subject.to_owned(),
+            deliver,
+            confirmed: None,
+        };
+        state.subscriptions.insert(sid, subscribed);
+        drop(state);
+        let asked = handle.run(move |client, conn, ()| client.subscribe(conn, vec![sid]));
+        let deadline = Instant::now() + self.timeout;
+        let mut state = self.state.lock();
+        let result = loop {
+            if let Err(error) = &asked {
+                break Err(error.to_string());
+            }
+            let confirmed = state.subscriptions.get(&sid);
+            if let Some(confirmed) = confirmed.and_then(|subscribed| subscribed.confirmed.clone()) {
+                break confirmed;
+            }
+            if let Some(problem) = &state.problem {
+                break Err(problem.clone());
+            }
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break Err("it has not answered in time".to_owned());
+            }
+        };
+        drop(state);
+        result.map(|()| sid).map_err(|problem| {
+            self.unsubscribe(sid);
+            lost(problem)
+        })
+    }
+
+    pub(super) fn unsubscribe(&self, sid: u64) {
+        let mut state = self.state.lock();
+        let had = state.subscriptions.remove(&sid);
+        let handle = state.handle.clone();
+        drop(state);
+        drop(had);
+        if let Some(handle) = handle {
+            // If it fails, the connection is gone, and the subscription with it.
+            let _ = handle.write(format!("UNSUB {sid}\r\n"));
+        }
+    }
+
+    /// Returns the commands that subscribe.
+    pub(super) fn subscribe_commands(&self, sids: &[u64]) -> Vec<u8> {
+        let state = self.state.lock();
+        let mut commands = String::new();
+        for sid in sids {
+            if let Some(subscribed) = state.subscriptions.get(sid) {
+                commands += &format!("SUB {} {sid}\r\n", subscribed.subject);
+            }
+        }
+        commands.into_bytes()
+    }
+
+    pub(super) fn deliver(&self, sid: u64, payload: &[u8]) {
+        let state = self.state.lock();
+        let subscribed = state.subscriptions.get(&sid);
+        let deliver = subscribed.map(|subscribed| subscribed.deliver.clone());
+        drop(state);
+        if let Some(deliver) = deliver {
+            deliver(payload);
+        }
+    }
+
+    /// The connection can be used. Returns the numbers of what is to be subscribed to.
+    pub(super) fn set_ready(&self, handle: Handle<NatsClient>) -> Vec<u64> {
+        let mut state = self.state.lock();
+        if state.problem.take().is_some() {
+            log::info!(target: "epicycle::cluster", "nats answers again");
+        }
+        state.handle = Some(handle);
+        state.last_ok = Some(Instant::now());
+        let mut sids: Vec<_> = state.subscriptions.keys().copied().collect();
+        sids.sort_unstable();
+        drop(state);
+        self.changed.notify_all();
+        sids
+    }
+
+    pub(super) fn set_lost(&self, problem: String) {
+        let mut state = self.state.lock();
+        if state.problem.is_none() {
+            log::warn!(target: "epicycle::cluster", "nats is lost: {problem}");
+        }
+        state.problem = Some(problem);
+        state.handle = None;
+        for subscribed in state.subscriptions.values_mut() {
+            subscribed.confirmed = None;
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn set_max_payload(&self, bytes: usize) {
+        self.state.lock().max_payload = Some(bytes);
+    }
+
+    /// The server has answered about subscriptions. A refusal names the subject.
+    pub(super) fn confirm(&self, sids: &[u64], refusals: &[String]) {
+        let mut state = self.state.lock();
+        state.last_ok = Some(Instant::now());
+        for sid in sids {
+            if let Some(subscribed) = state.subscriptions.get_mut(sid) {
+                let subject = format!("\"{}\"", subscribed.subject);
+                let refusal = refusals.iter().find(|refusal| refusal.contains(&subject));
+                subscribed.confirmed = Some(refusal.cloned().map_or(Ok(()), Err));
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn stats(&self) -> BackendStats {
+        let state = self.state.lock();
+        BackendStats {
+            is_up: state.handle.is_some(),
+            last_ok: state.last_ok.map(|at| at.elapsed()),
+            queue: self.queued.load(Ordering::Relaxed),
+            connections: usize::from(state.handle.is_some()),
+        }
+    }
+
+    /// Returns the connection. While the first one is dialled, it is waited for.
+    fn await_handle<'s>(
+        &self,
+        state: &'s mut MutexGuard<'_, State>,
+    ) -> Result<&'s Handle<NatsClient>, Error> {
+        let deadline = Instant::now() + self.timeout;
+        while state.handle.is_none() {
+            if let Some(problem) = &state.problem {
+                return Err(lost(problem.clone()));
+            }
+            if self.changed.wait_until(state, deadline).timed_out() {
+                return Err(lost("it has not answered in time".to_owned()));
+            }
+        }
+        let handle = state.handle.as_ref();
+        handle.ok_or_else(|| lost("there is no connection".to_owned()))
+    }
+}
+
+fn lost(problem: String) -> Error {
+    Error::Backend {
+        backend: "nats",
+        problem,
+    }
+}
