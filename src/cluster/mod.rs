@@ -29,8 +29,6 @@
 //! ```
 
 pub mod admin;
-#[cfg(feature = "redis")]
-#[cfg(any(feature = "etcd", feature = "redis"))]
 #[cfg(any(feature = "etcd", feature = "nats", feature = "redis"))]
 pub mod backends;
 pub mod cache;

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::link::Link;
+use super::link::{Connection, Link};
 use super::wire::{NatsCodec, Operation};
 use crate::addr::Endpoint;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::ConnInfo;
 use crate::engine::connect::{Backoff, Connect, FailedConnect, Reconnect};
-use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
+use crate::engine::handler::{Action, Conn, EventHandler, Handle, HandleError, Reactor};
 use crate::engine::slots::ConnId;
 use crate::tls::TlsClient;
 
@@ -215,7 +215,7 @@ impl NatsClient {
     fn on_pong(&mut self, conn: &mut Conn<'_, Self>) {
         match self.awaited.pop_front() {
             Some(Pong::Ready) => {
-                let sids = self.link.set_ready(conn.handle());
+                let sids = self.link.set_ready(Arc::new(conn.handle()));
                 if !sids.is_empty() {
                     self.subscribe(conn, sids);
                 }
@@ -240,6 +240,16 @@ impl NatsClient {
     fn give_up(&mut self, conn: &mut Conn<'_, Self>, problem: String) {
         self.fault = Some(problem);
         conn.abort();
+    }
+}
+
+impl Connection for Handle<NatsClient> {
+    fn write(&self, command: Vec<u8>, done: Box<dyn FnOnce() + Send>) -> Result<(), HandleError> {
+        self.write_flushed(command, move |_| done())
+    }
+
+    fn subscribe(&self, sid: u64) -> Result<(), HandleError> {
+        self.run(move |client, conn, ()| client.subscribe(conn, vec![sid]))
     }
 }
 

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::client::NatsClient;
 use super::wire;
 use crate::cluster::Error;
 use crate::cluster::backends::BackendStats;
-use crate::engine::handler::Handle;
+use crate::engine::handler::HandleError;
 
 /// What the threads that publish and subscribe share with the reactor of the connection.
 pub(super) struct Link {
@@ -23,7 +22,7 @@ pub(super) struct Link {
 #[derive(Default)]
 struct State {
     /// The connection, while it can be used.
-    handle: Option<Handle<NatsClient>>,
+    connection: Option<Arc<dyn Connection>>,
     /// The last problem, while there is no connection. There is neither while the first one is dialled.
     problem: Option<String>,
     last_ok: Option<Instant>,
@@ -37,6 +36,15 @@ struct Subscribed {
     deliver: Deliver,
     /// The server's answer, since the connection was made.
     confirmed: Option<Result<(), String>>,
+}
+
+/// The connection, as other threads see it.
+pub(super) trait Connection: Send + Sync {
+    /// Writes a command. `done` is called when the kernel has it, or the connection is gone.
+    fn write(&self, command: Vec<u8>, done: Box<dyn FnOnce() + Send>) -> Result<(), HandleError>;
+
+    /// Subscribes at the server, which confirms it.
+    fn subscribe(&self, sid: u64) -> Result<(), HandleError>;
 }
 
 /// Gets each payload, on the thread of the connection.
@@ -57,7 +65,7 @@ impl Link {
 
     pub(super) fn publish(&self, subject: &str, payload: &[u8]) -> Result<(), Error> {
         let mut state = self.state.lock();
-        let handle = self.await_handle(&mut state)?.clone();
+        let connection = self.await_connection(&mut state)?;
         let max = state.max_payload.unwrap_or(usize::MAX);
         drop(state);
         if payload.len() > max {
@@ -76,9 +84,10 @@ impl Link {
             });
         }
         let queued = self.queued.clone();
-        let written = handle.write_flushed(command, move |_| {
+        let done = move || {
             queued.fetch_sub(len, Ordering::Relaxed);
-        });
+        };
+        let written = connection.write(command, Box::new(done));
         written.map_err(|error| {
             self.queued.fetch_sub(len, Ordering::Relaxed);
             lost(error.to_string())
@@ -88,7 +97,7 @@ impl Link {
     /// Subscribes, and waits until the server has confirmed it. Returns the number of the subscription.
     pub(super) fn subscribe(&self, subject: &str, deliver: Deliver) -> Result<u64, Error> {
         let mut state = self.state.lock();
-        let handle = self.await_handle(&mut state)?.clone();
+        let connection = self.await_connection(&mut state)?;
         state.last_sid += 1;
         let sid = state.last_sid;
         let subscribed = Subscribed {
@@ -98,7 +107,7 @@ impl Link {
         };
         state.subscriptions.insert(sid, subscribed);
         drop(state);
-        let asked = handle.run(move |client, conn, ()| client.subscribe(conn, vec![sid]));
+        let asked = connection.subscribe(sid);
         let deadline = Instant::now() + self.timeout;
         let mut state = self.state.lock();
         let result = loop {
@@ -126,12 +135,13 @@ impl Link {
     pub(super) fn unsubscribe(&self, sid: u64) {
         let mut state = self.state.lock();
         let had = state.subscriptions.remove(&sid);
-        let handle = state.handle.clone();
+        let connection = state.connection.clone();
         drop(state);
         drop(had);
-        if let Some(handle) = handle {
+        if let Some(connection) = connection {
             // If it fails, the connection is gone, and the subscription with it.
-            let _ = handle.write(format!("UNSUB {sid}\r\n"));
+            let command = format!("UNSUB {sid}\r\n").into_bytes();
+            let _ = connection.write(command, Box::new(|| {}));
         }
     }
 
@@ -158,12 +168,12 @@ impl Link {
     }
 
     /// The connection can be used. Returns the numbers of what is to be subscribed to.
-    pub(super) fn set_ready(&self, handle: Handle<NatsClient>) -> Vec<u64> {
+    pub(super) fn set_ready(&self, connection: Arc<dyn Connection>) -> Vec<u64> {
         let mut state = self.state.lock();
         if state.problem.take().is_some() {
             log::info!(target: "epicycle::cluster", "nats answers again");
         }
-        state.handle = Some(handle);
+        state.connection = Some(connection);
         state.last_ok = Some(Instant::now());
         let mut sids: Vec<_> = state.subscriptions.keys().copied().collect();
         sids.sort_unstable();
@@ -178,7 +188,7 @@ impl Link {
             log::warn!(target: "epicycle::cluster", "nats is lost: {problem}");
         }
         state.problem = Some(problem);
-        state.handle = None;
+        state.connection = None;
         for subscribed in state.subscriptions.values_mut() {
             subscribed.confirmed = None;
         }
@@ -208,20 +218,23 @@ impl Link {
     pub(super) fn stats(&self) -> BackendStats {
         let state = self.state.lock();
         BackendStats {
-            is_up: state.handle.is_some(),
+            is_up: state.connection.is_some(),
             last_ok: state.last_ok.map(|at| at.elapsed()),
             queue: self.queued.load(Ordering::Relaxed),
-            connections: usize::from(state.handle.is_some()),
+            connections: usize::from(state.connection.is_some()),
         }
     }
 
     /// Returns the connection. While the first one is dialled, it is waited for.
-    fn await_handle<'s>(
+    fn await_connection(
         &self,
-        state: &'s mut MutexGuard<'_, State>,
-    ) -> Result<&'s Handle<NatsClient>, Error> {
+        state: &mut MutexGuard<'_, State>,
+    ) -> Result<Arc<dyn Connection>, Error> {
         let deadline = Instant::now() + self.timeout;
-        while state.handle.is_none() {
+        loop {
+            if let Some(connection) = &state.connection {
+                return Ok(connection.clone());
+            }
             if let Some(problem) = &state.problem {
                 return Err(lost(problem.clone()));
             }
@@ -229,8 +242,6 @@ impl Link {
                 return Err(lost("it has not answered in time".to_owned()));
             }
         }
-        let handle = state.handle.as_ref();
-        handle.ok_or_else(|| lost("there is no connection".to_owned()))
     }
 }
 
