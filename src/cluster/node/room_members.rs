@@ -117,10 +117,10 @@ mod tests {
             (members.all(), members.connected()),
             (vec![7, 8, 9], vec![9])
         );
-        assert_eq!(members.expire(at(29)), []);
+        assert!(members.expire(at(29)).is_empty());
         assert!(members.regain(8) && !members.regain(8) && !members.regain(9));
         assert_eq!(members.expire(at(30)), [7]);
-        assert_eq!(members.expire(at(1000)), []);
+        assert!(members.expire(at(1000)).is_empty());
         assert_eq!(members.connected(), [8, 9]);
         assert!(members.leave(8) && !members.leave(8) && !members.contains(8));
     }
@@ -135,6 +135,6 @@ mod tests {
             members.lose(1, now);
         }
         assert_eq!(none.expire(now), [1]);
-        assert_eq!(endless.expire(now + Duration::from_secs(1 << 30)), []);
+        assert!(endless.expire(now + Duration::from_secs(1 << 30)).is_empty());
     }
 }
