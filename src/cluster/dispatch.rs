@@ -254,6 +254,16 @@ impl RouteTable {
 
     /// Returns where a packet of this route goes.
     pub fn dispatch(&self, route: i32, source: Source) -> Dispatch<'_> {
+        self.dispatch_past(route, source, &[])
+    }
+
+    /// Returns where a packet of a stateless route goes that these nodes have not taken.
+    pub fn dispatch_past(
+        &self,
+        route: i32,
+        source: Source,
+        tried: &[Arc<Instance>],
+    ) -> Dispatch<'_> {
         let Some(route) = self.0.routes.get(&route) else {
             return Dispatch::Refuse(Refusal::UnknownRoute);
         };
@@ -273,7 +283,7 @@ impl RouteTable {
             return Dispatch::Locate { alias, uid };
         }
         let key = if uid == 0 { cid } else { uid };
-        match route.pick(key as u64) {
+        match route.pick(key as u64, tried) {
             Some(instance) => Dispatch::To(instance),
             None => Dispatch::Refuse(Refusal::NoneWorking),
         }
@@ -358,9 +368,19 @@ impl Group {
 }
 
 impl Route {
-    fn pick(&self, key: u64) -> Option<&Arc<Instance>> {
-        let picked = self.group.balancer.lock().pick(&self.nodes, key)?;
-        self.group.instances.get(&picked)
+    fn pick(&self, key: u64, tried: &[Arc<Instance>]) -> Option<&Arc<Instance>> {
+        let instances = &self.group.instances;
+        let mut balancer = self.group.balancer.lock();
+        let picked = if tried.is_empty() {
+            balancer.pick(&self.nodes, key)?
+        } else {
+            let is_tried = |instance| tried.iter().any(|tried| Arc::ptr_eq(tried, instance));
+            let tried = instances.iter().filter(|(_, instance)| is_tried(instance));
+            // Together with those that do not serve the route.
+            let tried: Vec<_> = tried.map(|(id, _)| *id).collect();
+            balancer.pick(&self.nodes.without(&tried), key)?
+        };
+        instances.get(&picked)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use epicycle::Addr;
 use epicycle::cluster::State;
 use epicycle::cluster::drpc::{Code, RejectReason, Request, Scope, Targets};
-use epicycle::cluster::gate::GateBuilder;
+use epicycle::cluster::gate::{GateBuilder, RefusedPacket};
 use epicycle::cluster::locator::{Locator, MemoryLocator};
 use epicycle::cluster::registry::{MemoryRegistry, Registry};
 
@@ -216,4 +216,35 @@ fn a_node_that_has_said_bye_gets_nothing_more_and_its_users_are_waited_for_where
     let sent: Vec<String> = (0..10).map(|n| n.to_string()).collect();
     assert_eq!(second.packets(cid), sent);
     assert_eq!(world.node.packets(cid), ["me", "before"]);
+}
+
+#[test]
+fn packets_of_stateless_routes_go_past_a_node_that_has_said_bye_and_is_still_registered() {
+    let world = World::around(Node::start_extended("node-1", routes()), |gate| gate);
+    let second = Node::start_extended("node-2", routes());
+    world.registry.register(&second.instance).expect("is sound");
+    second.await_link();
+    let (mut client, cid) = world.known_client("me");
+    world.node.notify(&Request::Bye);
+    let mut batch = 0;
+    eventually("the first one gets nothing more", || {
+        batch += 1;
+        let before = world.node.packets(cid).len();
+        for n in 0..20 {
+            client.send(packet(1, 0, &format!("{batch}/{n}")));
+        }
+        // The last of a batch that arrives, wherever that is.
+        client.send(packet(1, 0, &format!("{batch}/end")));
+        let end = format!("{batch}/end");
+        eventually("the batch has arrived", || {
+            [&world.node, &second]
+                .iter()
+                .any(|node| node.packets(cid).contains(&end))
+        });
+        world.node.packets(cid).len() == before
+    });
+    let of_batch = |packet: &String| packet.starts_with(&format!("{batch}/"));
+    let arrived = second.packets(cid);
+    assert_eq!(arrived.iter().filter(|packet| of_batch(packet)).count(), 21);
+    assert_eq!(world.gate.stats().refused[RefusedPacket::Busy], 0);
 }

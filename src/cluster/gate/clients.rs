@@ -229,20 +229,27 @@ impl GateReactor {
     ) -> Action {
         let cid = client.cid;
         let uid = self.sessions.uid(cid);
-        let refused = match self
-            .table
-            .dispatch(packet.route, Source::Client { cid, uid })
-        {
-            Dispatch::To(node) => {
-                self.is_pending = true;
-                let counters = &self.shared.counters[self.id];
-                let from = (cid, uid);
-                let lanes = &mut self.lanes;
-                let delivered = deliver(lanes, counters, &node.id, from, whole, conn.now());
-                delivered.err().map(|_| RefusedPacket::Busy)
+        let source = Source::Client { cid, uid };
+        let mut tried = Vec::new();
+        let refused = loop {
+            match self.table.dispatch_past(packet.route, source, &tried) {
+                Dispatch::To(node) => {
+                    self.is_pending = true;
+                    let counters = &self.shared.counters[self.id];
+                    let from = (cid, uid);
+                    let lanes = &mut self.lanes;
+                    match deliver(lanes, counters, &node.id, from, whole, conn.now()) {
+                        Ok(()) => break None,
+                        // It has said Bye, which the registry has not told yet.
+                        Err(Error::Draining) => tried.push(node.clone()),
+                        Err(_) => break Some(RefusedPacket::Busy),
+                    }
+                }
+                Dispatch::Refuse(refusal) => break Some(refusal.into()),
+                Dispatch::Locate { .. } => {
+                    return self.dispatch_stateful(conn, client, packet, whole);
+                }
             }
-            Dispatch::Refuse(refusal) => Some(refusal.into()),
-            Dispatch::Locate { .. } => return self.dispatch_stateful(conn, client, packet, whole),
         };
         match refused {
             None => Action::Continue,

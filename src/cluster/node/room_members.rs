@@ -135,6 +135,10 @@ mod tests {
             members.lose(1, now);
         }
         assert_eq!(none.expire(now), [1]);
-        assert!(endless.expire(now + Duration::from_secs(1 << 30)).is_empty());
+        assert!(
+            endless
+                .expire(now + Duration::from_secs(1 << 30))
+                .is_empty()
+        );
     }
 }
