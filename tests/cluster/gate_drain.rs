@@ -221,10 +221,11 @@ fn a_node_that_has_said_bye_gets_nothing_more_and_its_users_are_waited_for_where
 #[test]
 fn packets_of_stateless_routes_go_past_a_node_that_has_said_bye_and_is_still_registered() {
     let world = World::around(Node::start_extended("node-1", routes()), |gate| gate);
+    // While there is one node only, which is to know it.
+    let (mut client, cid) = world.known_client("me");
     let second = Node::start_extended("node-2", routes());
     world.registry.register(&second.instance).expect("is sound");
     second.await_link();
-    let (mut client, cid) = world.known_client("me");
     world.node.notify(&Request::Bye);
     let mut batch = 0;
     eventually("the first one gets nothing more", || {

@@ -11,10 +11,11 @@ use crate::cluster::Error;
 /// ```
 /// use epicycle::cluster::mesh::Target;
 ///
-/// assert_eq!("discovery://math".parse(), Ok(Target::Service("math".to_owned())));
-/// assert_eq!("direct://mesh-1".parse(), Ok(Target::Instance("mesh-1".to_owned())));
-/// assert_eq!("direct://[::1]:9000".parse(), Ok(Target::Address("[::1]:9000".to_owned())));
+/// assert_eq!("discovery://math".parse::<Target>()?, Target::Service("math".to_owned()));
+/// assert_eq!("direct://mesh-1".parse::<Target>()?, Target::Instance("mesh-1".to_owned()));
+/// assert_eq!("direct://[::1]:9000".parse::<Target>()?, Target::Address("[::1]:9000".to_owned()));
 /// assert!("math".parse::<Target>().is_err());
+/// # Ok::<(), epicycle::cluster::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
