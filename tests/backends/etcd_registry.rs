@@ -159,6 +159,46 @@ fn a_record_that_etcd_has_forgotten_is_written_again() {
 }
 
 #[test]
+fn a_record_that_somebody_has_taken_out_is_written_again() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let registry = EtcdRegistry::new(&server.open());
+    registry.register(&node("node-1")).expect("registers");
+    server.ctl(&["del", "/services/node/node-1"]);
+    assert!(registry.services("node").expect("answers").is_empty());
+    eventually("it is there again", || {
+        ids(&registry.services("node").expect("answers")) == ["node-1"]
+    });
+    eventually("the lease without a record is gone", || {
+        server.ctl(&["lease", "list"]).contains("found 1 leases")
+    });
+}
+
+#[test]
+fn a_record_that_another_server_has_by_now_is_left_to_it() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let (before, after) = (
+        EtcdRegistry::new(&server.open()),
+        EtcdRegistry::new(&server.open()),
+    );
+    before.register(&node("node-1")).expect("registers");
+    let leases = server.ctl(&["lease", "list"]);
+    let lease = leases.lines().nth(1).expect("there is one").trim();
+    let mut new = node("node-1");
+    new.endpoint = "drpc://127.0.0.1:7002?is_secure=false".to_owned();
+    after.register(&new).expect("registers");
+    // As if the first one had been stopped for so long that its lease has ended.
+    server.ctl(&["lease", "revoke", lease]);
+    // It looks after its records each 3.7 s.
+    std::thread::sleep(Duration::from_secs(5));
+    drop(before);
+    assert_eq!(after.services("node").expect("answers"), [new]);
+}
+
+#[test]
 fn the_last_list_stays_while_etcd_is_lost() {
     let Some(mut server) = Server::start() else {
         return;
@@ -288,12 +328,12 @@ fn an_etcd_that_is_not_there_is_found_when_it_comes() {
     let etcd = Etcd::open(&format!("http://127.0.0.1:{port}")).expect("is a URL");
     let registry = EtcdRegistry::new(&etcd);
     assert!(registry.register(&node("node-1")).is_err());
-    let mut watch = registry.watch("node").expect("watches");
-    let handle = watch.handle();
-    eventually("the loss is noticed", || handle.lost_since().is_some());
+    let error = registry.watch("node").expect_err("is not there");
+    assert!(matches!(error, Error::Backend { .. }), "{error}");
     let Some(_server) = Server::start_at(port) else {
         return;
     };
+    let mut watch = registry.watch("node").expect("watches");
     assert!(watch.next().expect("is open").is_empty());
     registry.register(&node("node-1")).expect("registers");
     await_list(&mut watch, "one more", |list| ids(list) == ["node-1"]);
@@ -323,9 +363,15 @@ fn a_thousand_instances_are_listed_at_once() {
 
 #[test]
 fn urls_that_are_none_are_refused() {
-    for url in ["", "127.0.0.1:2379", "etcd://127.0.0.1"] {
+    for url in [
+        "",
+        "127.0.0.1:2379",
+        "etcd://127.0.0.1",
+        "http://u:s3cret@127.0.0.1",
+    ] {
         let error = Etcd::open(url).expect_err("is none");
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
         assert!(error.to_string().contains("http://"), "{error}");
+        assert!(!error.to_string().contains("s3cret"), "{error}");
     }
 }

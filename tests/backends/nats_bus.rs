@@ -328,7 +328,16 @@ fn topics_that_are_no_subjects_and_urls_that_are_none_are_refused() {
         return;
     };
     let bus = NatsEventBus::new(&server.open());
-    for topic in ["", "a b", "a\r\nPUB x 1\r\n", "a.*", ">", "tab\t"] {
+    for topic in [
+        "",
+        "a b",
+        "a\r\nPUB x 1\r\n",
+        "a.*",
+        ">",
+        "tab\t",
+        "a..b",
+        "a.",
+    ] {
         let error = bus.publish(topic, "text").expect_err("is no subject");
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
         assert!(bus.subscribe(topic, Box::new(|_| {})).is_err());

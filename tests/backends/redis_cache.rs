@@ -64,6 +64,26 @@ fn numbers_are_counted_and_other_values_refused() {
 }
 
 #[test]
+fn a_value_that_is_no_text_costs_its_call_only() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let redis = server.open();
+    let cache = RedisCache::new(&redis);
+    let mut stranger = server.stranger();
+    let () = stranger
+        .set("due:cache:bytes", &b"\xff\xfe"[..])
+        .expect("sets");
+    for _ in 0..10 {
+        let error = cache.get("bytes").expect_err("is no text");
+        assert!(matches!(error, Error::Backend { .. }), "{error}");
+        cache.set("text", "is served", None).expect("sets");
+    }
+    assert!(redis.stats().is_up);
+    assert_eq!(redis.stats().connections, 1);
+}
+
+#[test]
 fn a_value_is_made_once_and_so_is_the_lack_of_one() {
     let Some(server) = Server::start(&[]) else {
         return;

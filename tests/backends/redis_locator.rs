@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use epicycle::cluster::Error;
 use epicycle::cluster::backends::Redis;
+use epicycle::cluster::eventbus::{EventBus, RedisEventBus};
 use epicycle::cluster::locator::{LocationEvent, Locator, RedisLocator};
 use redis::Commands;
 
@@ -196,6 +197,45 @@ fn a_server_that_hangs_costs_a_call_its_timeout_and_others_wait_no_longer() {
     eventually("it answers again", || locator.locate_gate(7).is_ok());
     assert_eq!(redis.stats().connections, 1);
     assert_eq!(redis.stats().queue, 0);
+}
+
+#[test]
+fn a_watch_whose_channels_are_refused_is_lost() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let mut stranger = server.stranger();
+    let () = redis::cmd("ACL")
+        .arg(&[
+            "SETUSER",
+            "game",
+            "on",
+            ">right",
+            "~*",
+            "+@all",
+            "resetchannels",
+        ])
+        .query(&mut stranger)
+        .expect("is set");
+    let redis = Redis::open(&format!("redis://game:right@127.0.0.1:{}", server.port));
+    let redis = redis.expect("is a URL");
+    let locator = RedisLocator::new(&redis);
+    let watch = locator.watch().expect("watches");
+    eventually("the refusal is noticed", || {
+        watch.handle().lost_since().is_some()
+    });
+    let bus = RedisEventBus::new(&redis);
+    let error = bus
+        .subscribe("login", Box::new(|_| {}))
+        .expect_err("is refused");
+    assert!(matches!(error, Error::Backend { .. }), "{error}");
+    // The locator's channels only, without the one by which the thread is woken.
+    let () = redis::cmd("ACL")
+        .arg(&["SETUSER", "game", "&due:locate:locate:cluster:*"])
+        .query(&mut stranger)
+        .expect("is set");
+    eventually("it is found", || watch.handle().lost_since().is_none());
+    drop(watch);
 }
 
 #[test]

@@ -60,6 +60,12 @@ struct Refusal {
 
 /// The greatest answer.
 const MAX_BODY: u64 = 64 << 20;
+/// What a server says when a user must authenticate anew.
+const TOKEN_IS_OLD: [&str; 3] = [
+    "invalid auth token",
+    "revision of auth store is old",
+    "user name is empty",
+];
 /// The greatest answer of a watch, in one line.
 const MAX_LINE: usize = 64 << 20;
 
@@ -156,18 +162,18 @@ impl Etcd {
         let Some(credentials) = &self.0.credentials else {
             return Ok(None);
         };
-        let mut token = self.0.token.lock();
-        if token.is_none() {
-            let body = serde_json::to_vec(credentials)
-                .map_err(|error| Problem::Refused(error.to_string()))?;
-            let request = self.0.client.post(format!("{url}/v3/auth/authenticate"));
-            let response = request.body(body).send().map_err(Problem::lost)?;
-            check(response.status().as_u16(), response.body())?;
-            let answer: Authenticated = serde_json::from_slice(response.body())
-                .map_err(|error| Problem::Refused(format!("there is no token: {error}")))?;
-            *token = Some(answer.token);
+        if let Some(token) = &*self.0.token.lock() {
+            return Ok(Some(token.clone()));
         }
-        Ok(token.clone())
+        let body =
+            serde_json::to_vec(credentials).map_err(|error| Problem::Refused(error.to_string()))?;
+        let request = self.0.client.post(format!("{url}/v3/auth/authenticate"));
+        let response = request.body(body).send().map_err(Problem::lost)?;
+        check(response.status().as_u16(), response.body())?;
+        let answer: Authenticated = serde_json::from_slice(response.body())
+            .map_err(|error| Problem::Refused(format!("there is no token: {error}")))?;
+        *self.0.token.lock() = Some(answer.token.clone());
+        Ok(Some(answer.token))
     }
 
     fn attempt<R>(&self, mut call: impl FnMut(&str) -> Result<R, Problem>) -> Result<R, Error> {
@@ -238,7 +244,7 @@ fn check(status: u16, body: &[u8]) -> Result<(), Problem> {
         |_| String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
         |refusal| refusal.message,
     );
-    if message.contains("invalid auth token") {
+    if TOKEN_IS_OLD.iter().any(|text| message.contains(text)) {
         return Err(Problem::Token);
     }
     let problem = format!("status {status}: {message}");
@@ -327,15 +333,18 @@ impl EtcdBuilder {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::InvalidArgument`] if there is no URL, or one is neither `http` nor `https`, and [`Error::Backend`] if the
+    /// Returns [`Error::InvalidArgument`] if there is no URL, one is neither `http` nor `https` or has a user, or the timeout is below
+    /// 1 ms or above an hour, and [`Error::Backend`] if the
     /// thread cannot be started.
     pub fn build(self) -> Result<Etcd, Error> {
-        let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        super::check_timeout(self.timeout)?;
+        // A user in it would be shown wherever the URL is.
+        let is_url = |url: &String| {
+            (url.starts_with("http://") || url.starts_with("https://")) && !url.contains('@')
+        };
         if self.urls.is_empty() || !self.urls.iter().all(is_url) {
-            let problem = format!(
-                "{:?}; give those of etcd, such as http://127.0.0.1:2379",
-                self.urls
-            );
+            let problem =
+                "give those of etcd, such as http://127.0.0.1:2379, and the user by `user`";
             return Err(Error::argument("url", problem));
         }
         let urls = self
@@ -345,6 +354,7 @@ impl EtcdBuilder {
         let mut client = Client::builder()
             .connect_timeout(self.timeout)
             .response_timeout(self.timeout)
+            .timeout(self.timeout * 2)
             .max_body(MAX_BODY);
         if let Some(tls) = &self.tls {
             client = client.tls(tls);

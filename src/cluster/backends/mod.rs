@@ -31,6 +31,8 @@ mod redis;
 
 use std::time::Duration;
 
+use super::Error;
+
 #[cfg(feature = "etcd")]
 pub(in crate::cluster) use self::etcd::{Base64, Number, end_of_prefix};
 #[cfg(feature = "etcd")]
@@ -43,6 +45,15 @@ pub use self::nats::{Nats, NatsBuilder};
 pub(in crate::cluster) use self::redis::{Listener, Subscriptions};
 #[cfg(feature = "redis")]
 pub use self::redis::{Redis, RedisBuilder};
+
+/// Checks the timeout of a backend.
+fn check_timeout(timeout: Duration) -> Result<(), Error> {
+    if (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&timeout) {
+        return Ok(());
+    }
+    let problem = format!("{timeout:?}; give one from 1 ms to an hour");
+    Err(Error::argument("timeout", problem))
+}
 
 /// The state of a backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -103,7 +103,10 @@ impl<D: Dial> Pool<D> {
             }
             Err(Failure::Connection(problem)) => {
                 drop(lease);
-                self.lost(&mut self.state.lock(), problem.clone());
+                let mut state = self.state.lock();
+                self.close_idle(&mut state);
+                self.lost(&mut state, problem.clone(), false);
+                drop(state);
                 Err(self.error(problem))
             }
         }
@@ -134,6 +137,13 @@ impl<D: Dial> Pool<D> {
                 }
                 drop(lease);
                 state = self.state.lock();
+                // What happened to one has happened to all.
+                self.close_idle(&mut state);
+                if Instant::now() >= deadline {
+                    let problem = "it does not answer";
+                    self.lost(&mut state, problem.to_owned(), false);
+                    return Err(self.error(problem));
+                }
                 continue;
             }
             if let Some(down) = &state.down
@@ -169,7 +179,7 @@ impl<D: Dial> Pool<D> {
             Err(problem) => {
                 let mut state = self.state.lock();
                 state.open -= 1;
-                self.lost(&mut state, problem.clone());
+                self.lost(&mut state, problem.clone(), true);
                 drop(state);
                 self.freed.notify_one();
                 Err(self.error(problem))
@@ -177,21 +187,33 @@ impl<D: Dial> Pool<D> {
         }
     }
 
-    /// Gives up the idle connections too: what happened to one has happened to all.
-    fn lost(&self, state: &mut MutexGuard<'_, State<D::Connection>>, problem: String) {
+    fn close_idle(&self, state: &mut MutexGuard<'_, State<D::Connection>>) {
         state.open -= state.idle.len();
         let idle = std::mem::take(&mut state.idle);
+        MutexGuard::unlocked(state, || drop(idle));
+    }
+
+    /// Has calls fail at once, until the backend is dialled again. The delay grows when a dial fails.
+    fn lost(
+        &self,
+        state: &mut MutexGuard<'_, State<D::Connection>>,
+        problem: String,
+        is_dial: bool,
+    ) {
         let before = state.down.as_ref().map(|down| down.delay);
         if before.is_none() {
             log::warn!(target: "epicycle::cluster", "{} is lost: {problem}", D::BACKEND);
         }
-        let delay = before.map_or(FIRST_DELAY, |delay| (delay * 2).min(LONGEST_DELAY));
+        let delay = match before {
+            Some(delay) if is_dial => (delay * 2).min(LONGEST_DELAY),
+            Some(delay) => delay,
+            None => FIRST_DELAY,
+        };
         state.down = Some(Down {
             problem,
             delay,
             dial_at: Instant::now() + delay,
         });
-        MutexGuard::unlocked(state, || drop(idle));
         self.freed.notify_all();
     }
 

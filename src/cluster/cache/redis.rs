@@ -41,7 +41,7 @@ impl RedisCache {
     }
 
     fn run<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Error> {
-        self.0.redis.run(|connection| command.query(connection))
+        self.0.redis.query(command)
     }
 
     /// Returns the value of a key, [`NIL`](super::NIL) too.

@@ -77,8 +77,7 @@ impl EventBus for RedisEventBus {
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(self.channel(topic));
         publish.arg(Message::new(topic, payload).to_json()?);
-        self.redis
-            .run(|connection| publish.query::<()>(connection))?;
+        let () = self.redis.query(&publish)?;
         self.remote.fanout.count_published();
         Ok(())
     }

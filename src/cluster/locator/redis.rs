@@ -20,7 +20,14 @@ pub struct RedisLocator {
     prefix: String,
     watches: Arc<Watches>,
     subscriptions: Mutex<Option<Subscriptions>>,
+    scripts: Scripts,
+}
+
+/// Each changes a key, and tells the others of it, in one step.
+struct Scripts {
+    bind_gate: Script,
     unbind_gate: Script,
+    bind_node: Script,
     unbind_node: Script,
 }
 
@@ -65,14 +72,26 @@ impl RedisLocator {
             prefix: format!("{prefix}:locate"),
             watches: Arc::default(),
             subscriptions: Mutex::default(),
-            unbind_gate: Script::new(
-                "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'NO'} end \
-                 redis.call('DEL', KEYS[1]) return {'OK'}",
-            ),
-            unbind_node: Script::new(
-                "if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return {'NO'} end \
-                 redis.call('HDEL', KEYS[1], ARGV[1]) return {'OK'}",
-            ),
+            scripts: Scripts {
+                bind_gate: Script::new(
+                    "redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL') \
+                     redis.call('PUBLISH', ARGV[2], ARGV[3]) return {'OK'}",
+                ),
+                unbind_gate: Script::new(
+                    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'NO'} end \
+                     redis.call('DEL', KEYS[1]) \
+                     redis.call('PUBLISH', ARGV[2], ARGV[3]) return {'OK'}",
+                ),
+                bind_node: Script::new(
+                    "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) \
+                     redis.call('PUBLISH', ARGV[3], ARGV[4]) return {'OK'}",
+                ),
+                unbind_node: Script::new(
+                    "if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return {'NO'} end \
+                     redis.call('HDEL', KEYS[1], ARGV[1]) \
+                     redis.call('PUBLISH', ARGV[3], ARGV[4]) return {'OK'}",
+                ),
+            },
         }
     }
 
@@ -84,20 +103,17 @@ impl RedisLocator {
         format!("{}:cluster:{kind}:event", self.prefix)
     }
 
-    fn publish(&self, change: &Change<'_>) -> Result<(), Error> {
-        let mut publish = redis::cmd("PUBLISH");
-        publish
-            .arg(self.channel(&change.instance))
-            .arg(json(change)?);
-        self.redis.run(|connection| publish.query(connection))
-    }
-
-    fn change(&self, command: &redis::Cmd, change: &Change<'_>) -> Result<(), Error> {
-        let channel = self.channel(&change.instance);
-        let _: redis::Value = self
-            .redis
-            .change_and_publish(command, &channel, &json(change)?)?;
-        Ok(())
+    /// Runs a script that changes something and publishes that. The channel and the message are its last arguments.
+    fn change(
+        &self,
+        script: &Script,
+        key: &str,
+        args: &[&str],
+        change: &Change<'_>,
+    ) -> Result<bool, Error> {
+        let (channel, message) = (self.channel(&change.instance), json(change)?);
+        let args = [args, &[&channel, &message]].concat();
+        self.redis.run_script(script, key, &args)
     }
 }
 
@@ -112,59 +128,51 @@ impl Locator for RedisLocator {
 
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error> {
         check(uid, &[gid])?;
-        let mut set = redis::cmd("SET");
-        set.arg(self.key(uid, "gate")).arg(gid).arg("KEEPTTL");
-        self.change(&set, &gate_change(BIND_GATE, uid, gid))
+        let (script, key) = (&self.scripts.bind_gate, self.key(uid, "gate"));
+        self.change(script, &key, &[gid], &gate_change(BIND_GATE, uid, gid))
+            .map(|_| ())
     }
 
     fn unbind_gate(&self, uid: i64, gid: &str) -> Result<bool, Error> {
         check(uid, &[gid])?;
-        let key = self.key(uid, "gate");
-        let unbound = self.redis.run_script(&self.unbind_gate, &key, &[gid])?;
-        if unbound {
-            self.publish(&gate_change(UNBIND_GATE, uid, gid))?;
-        }
-        Ok(unbound)
+        let (script, key) = (&self.scripts.unbind_gate, self.key(uid, "gate"));
+        self.change(script, &key, &[gid], &gate_change(UNBIND_GATE, uid, gid))
     }
 
     fn bind_node(&self, uid: i64, alias: &str, nid: &str) -> Result<(), Error> {
         check(uid, &[alias, nid])?;
-        let mut set = redis::cmd("HSET");
-        set.arg(self.key(uid, "node")).arg(alias).arg(nid);
-        self.change(&set, &node_change(BIND_NODE, uid, alias, nid))
+        let (script, key) = (&self.scripts.bind_node, self.key(uid, "node"));
+        let change = node_change(BIND_NODE, uid, alias, nid);
+        self.change(script, &key, &[alias, nid], &change)
+            .map(|_| ())
     }
 
     fn unbind_node(&self, uid: i64, alias: &str, nid: &str) -> Result<bool, Error> {
         check(uid, &[alias, nid])?;
-        let key = self.key(uid, "node");
-        let unbound = self
-            .redis
-            .run_script(&self.unbind_node, &key, &[alias, nid])?;
-        if unbound {
-            self.publish(&node_change(UNBIND_NODE, uid, alias, nid))?;
-        }
-        Ok(unbound)
+        let (script, key) = (&self.scripts.unbind_node, self.key(uid, "node"));
+        let change = node_change(UNBIND_NODE, uid, alias, nid);
+        self.change(script, &key, &[alias, nid], &change)
     }
 
     fn locate_gate(&self, uid: i64) -> Result<Option<String>, Error> {
         check(uid, &[])?;
         let mut get = redis::cmd("GET");
         get.arg(self.key(uid, "gate"));
-        self.redis.run(|connection| get.query(connection))
+        self.redis.query(&get)
     }
 
     fn locate_node(&self, uid: i64, alias: &str) -> Result<Option<String>, Error> {
         check(uid, &[alias])?;
         let mut get = redis::cmd("HGET");
         get.arg(self.key(uid, "node")).arg(alias);
-        self.redis.run(|connection| get.query(connection))
+        self.redis.query(&get)
     }
 
     fn locate_nodes(&self, uid: i64) -> Result<Vec<(String, String)>, Error> {
         check(uid, &[])?;
         let mut get = redis::cmd("HGETALL");
         get.arg(self.key(uid, "node"));
-        self.redis.run(|connection| get.query(connection))
+        self.redis.query(&get)
     }
 
     /// Changes that are made while Redis is lost are missed. An [`Interrupted`](LocationEvent::Interrupted) tells that it is there

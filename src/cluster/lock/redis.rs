@@ -12,9 +12,9 @@ use crate::cluster::{Error, new_uuid};
 
 /// Locks on Redis, in the format of due: the key `due:lock:NAME` holds an id that only its holder knows.
 ///
-/// A lock is renewed at half of its time, by a thread of the adapter, and freed when its guard is dropped, which blocks as a call
-/// does. If the process dies, Redis frees the lock after its time: 3 seconds, or what `try_acquire` says. If Redis dies, so do the
-/// locks, and [`is_held`](LockGuard::is_held) tells that.
+/// A lock is renewed at half of its time, or each 1.5 seconds, by a thread of the adapter. It is freed when its guard is dropped, which
+/// blocks as a call does. If the process dies, Redis frees the lock after its time: 3 seconds, or what `try_acquire` says. If Redis
+/// dies, so do the locks, and [`is_held`](LockGuard::is_held) tells that at the next renewal.
 #[derive(Clone)]
 pub struct RedisLocks(Arc<Shared>);
 
@@ -48,7 +48,7 @@ impl RedisLocks {
     }
 
     /// Has each holder get a [fencing token](LockGuard::token), from a counter at `PREFIX:NAME:token`, which stays for ever. It costs
-    /// another command for each lock.
+    /// two commands more for each lock. If Redis loses its data, tokens begin at 1 again.
     pub fn with_tokens(self) -> Self {
         Self::with(&self.0.redis, &self.0.prefix, true)
     }
@@ -77,34 +77,33 @@ impl RedisLocks {
         super::check(name)?;
         let shared = &*self.0;
         let ttl = ttl.max(Duration::from_millis(1));
-        let key = format!("{}:{name}", shared.prefix);
-        let value = new_uuid();
-        let mut set = redis::cmd("SET");
-        set.arg(&key)
-            .arg(&value)
-            .arg("PX")
-            .arg(ttl.as_millis() as u64);
-        set.arg("NX");
-        let since = Instant::now();
-        let taken = shared
-            .redis
-            .run(|connection| set.query::<Option<()>>(connection))?;
-        if taken.is_none() {
-            return Ok(None);
-        }
-        // It is freed again, by its drop, if what follows fails.
         let mut lock = RedisLock {
             redis: shared.redis.clone(),
             scripts: shared.scripts.clone(),
-            key,
-            value,
+            key: format!("{}:{name}", shared.prefix),
+            value: new_uuid(),
             ttl,
             token: None,
+            is_taken: true,
         };
+        let mut set = redis::cmd("SET");
+        set.arg(&lock.key).arg(&lock.value);
+        set.arg("PX").arg(ttl.as_millis() as u64).arg("NX");
+        let mut since = Instant::now();
+        // If the answer is lost, the lock is freed by its drop, since it may have been taken.
+        if shared.redis.query::<Option<()>>(&set)?.is_none() {
+            lock.is_taken = false;
+            return Ok(None);
+        }
         if shared.tokens {
             let mut count = redis::cmd("INCR");
             count.arg(format!("{}:token", lock.key));
-            lock.token = Some(shared.redis.run(|connection| count.query(connection))?);
+            lock.token = Some(shared.redis.query(&count)?);
+            // Somebody else may have taken it before the token was counted, and have a lower one.
+            since = Instant::now();
+            if !lock.renew()? {
+                return Ok(None);
+            }
         }
         let renewed = shared.renewal.start(lock, since)?;
         Ok(Some(LockGuard::new(name, renewed)))
@@ -113,12 +112,12 @@ impl RedisLocks {
 
 impl Locks for RedisLocks {
     fn acquire(&self, name: &str, wait: Duration) -> Result<LockGuard, Error> {
-        let deadline = Instant::now() + wait;
+        let began = Instant::now();
         loop {
             if let Some(guard) = self.take(name, TTL)? {
                 return Ok(guard);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = wait.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Err(Error::Timeout {
                     what: "a request for a lock",
@@ -141,6 +140,8 @@ struct RedisLock {
     value: String,
     ttl: Duration,
     token: Option<u64>,
+    /// False if somebody else has it.
+    is_taken: bool,
 }
 
 impl Renew for RedisLock {
@@ -167,6 +168,9 @@ impl Held for Renewed<RedisLock> {
 
 impl Drop for RedisLock {
     fn drop(&mut self) {
+        if !self.is_taken {
+            return;
+        }
         let freed = self
             .redis
             .run_script(&self.scripts.free, &self.key, &[&self.value]);

@@ -51,11 +51,13 @@ struct Task {
     times: Arc<Mutex<Times>>,
 }
 
+/// A lock that is lost, since the backend has lost it, is noticed after this time at the latest.
+const LONGEST_PERIOD: Duration = Duration::from_millis(1500);
 /// A thread without locks ends after this time.
 const IDLE: Duration = Duration::from_secs(5);
 
 impl Renewal {
-    /// Renews a lock at each half of its time. `since` is the moment at which the request for it was sent.
+    /// Renews a lock at each half of its time, and at least each 1.5 seconds. `since` is the moment at which the request for it was sent.
     pub(super) fn start<L: Renew>(&self, lock: L, since: Instant) -> Result<Renewed<L>, Error> {
         let lock = Arc::new(lock);
         let times = Arc::new(Mutex::new(Times {
@@ -68,7 +70,7 @@ impl Renewal {
             times: times.clone(),
         };
         let mut state = self.0.state.lock();
-        state.add(since + lock.ttl() / 2, task);
+        state.add(since + period(lock.ttl()), task);
         if !state.is_running {
             let own = self.0.clone();
             thread::Builder::new()
@@ -131,20 +133,24 @@ impl Task {
         match renewed {
             Ok(true) => {
                 times.kept_until = began + ttl;
-                Some(began + ttl / 2)
+                Some(began + period(ttl))
             }
             Ok(false) => {
                 times.is_lost = true;
                 None
             }
             // The backend may come back before the time is over.
-            Err(_) if Instant::now() < times.kept_until => Some(Instant::now() + ttl / 10),
+            Err(_) if Instant::now() < times.kept_until => Some(Instant::now() + period(ttl) / 5),
             Err(_) => {
                 times.is_lost = true;
                 None
             }
         }
     }
+}
+
+fn period(ttl: Duration) -> Duration {
+    (ttl / 2).min(LONGEST_PERIOD)
 }
 
 impl<L: Renew> Renewed<L> {

@@ -23,6 +23,8 @@ struct Shared {
     etcd: Etcd,
     namespace: String,
     keeper: Arc<Keeper>,
+    /// Held while records are written, so that a new state and the renewal of an old one cannot cross.
+    writing: Mutex<()>,
 }
 
 /// The records of this process, by name and id. The thread that keeps them alive waits here, so that it does not hold the registry.
@@ -90,6 +92,10 @@ struct Record {
     key: Base64,
     #[serde(default)]
     value: Base64,
+    #[serde(default)]
+    lease: Number,
+    #[serde(default)]
+    mod_revision: Number,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +124,9 @@ struct Change {
 #[derive(Deserialize)]
 struct Done {}
 
+/// The records of a name by their keys, and the revision up to which they are known.
+type Position = (BTreeMap<Vec<u8>, Instance>, i64);
+
 /// The time for which a record stays without a sign of life: due's retry interval and one second.
 const TTL: i64 = 11;
 const KEEP_ALIVE: Duration = Duration::from_millis(TTL as u64 * 1000 / 3);
@@ -137,6 +146,7 @@ impl EtcdRegistry {
             etcd: etcd.clone(),
             namespace: namespace.to_owned(),
             keeper: Arc::default(),
+            writing: Mutex::default(),
         }))
     }
 }
@@ -195,7 +205,7 @@ impl Shared {
         self.etcd.call(path, &Of { id: lease })
     }
 
-    fn list(&self, name: &str) -> Result<(BTreeMap<Vec<u8>, Instance>, i64), Error> {
+    fn list(&self, name: &str) -> Result<Position, Error> {
         let prefix = self.prefix(name);
         let range = Range {
             range_end: Base64(end_of_prefix(&prefix)),
@@ -231,22 +241,25 @@ impl Shared {
             let Some(own) = shared.upgrade() else {
                 continue;
             };
-            let mut renewed = due
-                .into_iter()
-                .map(|(key, lease)| own.keep_one(&key, lease));
-            wait = if renewed.all(|renewed| renewed.is_ok()) {
-                KEEP_ALIVE
-            } else {
-                RETRY
-            };
+            wait = KEEP_ALIVE;
+            for (key, lease) in due {
+                if let Err(error) = own.keep_one(&key, lease) {
+                    log::debug!(target: "epicycle::cluster", "the record of {} is not kept: {error}", key.1);
+                    wait = RETRY;
+                }
+            }
         }
     }
 
+    /// Keeps a record alive, and writes it again if etcd has none.
     fn keep_one(&self, key: &(String, String), lease: Number) -> Result<(), Error> {
         let alive: KeptAlive = self.of_lease("/v3/lease/keepalive", lease)?;
-        if alive.result.ttl.0 > 0 {
+        let (name, id) = key;
+        let stored = self.find(name, id)?;
+        if alive.result.ttl.0 > 0 && stored.as_ref().is_some_and(|record| record.lease == lease) {
             return Ok(());
         }
+        let _writing = self.writing.lock();
         let instance = {
             let state = self.keeper.state.lock();
             match state.kept.get(key) {
@@ -255,26 +268,36 @@ impl Shared {
                 _ => return Ok(()),
             }
         };
-        log::warn!(
-            target: "epicycle::cluster",
-            "etcd has forgotten {}, which is registered again", instance.id
-        );
-        let new = self.put(&instance)?;
-        let mut state = self.keeper.state.lock();
-        match state.kept.get_mut(key) {
-            Some(kept) if kept.lease == lease => {
-                kept.lease = new;
-                Ok(())
-            }
-            _ => {
-                drop(state);
-                self.revoke(new)
-            }
+        if let Some(record) = self.find(name, id)?
+            && record.lease != lease
+        {
+            log::warn!(target: "epicycle::cluster", "etcd: another server has the record of {id}, which is left to it");
+            self.keeper.state.lock().kept.remove(key);
+            return Ok(());
         }
+        log::warn!(target: "epicycle::cluster", "etcd has no record of {id}, which is registered again");
+        let new = self.put(&instance)?;
+        if let Some(kept) = self.keeper.state.lock().kept.get_mut(key) {
+            kept.lease = new;
+        }
+        // It may be alive still, without a record.
+        let _ = self.revoke(lease);
+        Ok(())
     }
 
-    fn follow(&self, name: &str, sender: &WatchSender<Vec<Instance>>) {
-        let mut position = None;
+    /// Returns the record of an instance.
+    fn find(&self, name: &str, id: &str) -> Result<Option<Record>, Error> {
+        #[derive(Serialize)]
+        struct Get {
+            key: Base64,
+        }
+        let key = Base64((self.prefix(name) + id).into_bytes());
+        let found: Found = self.etcd.call("/v3/kv/range", &Get { key })?;
+        Ok(found.kvs.into_iter().next())
+    }
+
+    fn follow(&self, name: &str, sender: &WatchSender<Vec<Instance>>, listed: Position) {
+        let mut position = Some(listed);
         while !sender.is_closed() {
             match self.follow_for_a_turn(name, sender, &mut position) {
                 Ok(()) => sender.set_lost(false),
@@ -293,7 +316,7 @@ impl Shared {
         &self,
         name: &str,
         sender: &WatchSender<Vec<Instance>>,
-        position: &mut Option<(BTreeMap<Vec<u8>, Instance>, i64)>,
+        position: &mut Option<Position>,
     ) -> Result<(), Error> {
         #[derive(Serialize)]
         struct Create {
@@ -325,11 +348,17 @@ impl Shared {
             if changes.canceled {
                 return Err(lost("changes were missed"));
             }
+            // Of a server that is behind, or has begun anew without its data.
+            if changes.header.revision.0 < *revision {
+                return Err(lost("etcd knows less than before"));
+            }
             sender.set_lost(false);
             if changes.events.is_empty() {
                 continue;
             }
             for change in changes.events {
+                // The header may be ahead of the events.
+                *revision = change.kv.mod_revision.0.max(*revision);
                 match read(&change.kv) {
                     Some(instance) if change.kind != "DELETE" => {
                         list.insert(change.kv.key.0, instance);
@@ -339,7 +368,6 @@ impl Shared {
                     }
                 }
             }
-            *revision = changes.header.revision.0;
             if !sender.replace(list.values().cloned().collect()) {
                 return Ok(());
             }
@@ -384,6 +412,7 @@ impl Registry for EtcdRegistry {
     fn register(&self, instance: &Instance) -> Result<(), Error> {
         instance.check()?;
         let shared = &*self.0;
+        let writing = shared.writing.lock();
         let lease = shared.put(instance)?;
         let key = (instance.name.clone(), instance.id.clone());
         let kept = Kept {
@@ -400,9 +429,10 @@ impl Registry for EtcdRegistry {
                 .map_err(|error| lost(&format!("no thread to keep records alive: {error}")))?;
             state.is_running = true;
         }
-        drop(state);
+        drop((state, writing));
         if let Some(old) = old {
-            shared.revoke(old.lease)?;
+            // It has no record any more, and ends by itself.
+            let _ = shared.revoke(old.lease);
         }
         Ok(())
     }
@@ -411,10 +441,16 @@ impl Registry for EtcdRegistry {
     fn deregister(&self, instance: &Instance) -> Result<(), Error> {
         let shared = &*self.0;
         let key = (instance.name.clone(), instance.id.clone());
+        let _writing = shared.writing.lock();
         let kept = shared.keeper.state.lock().kept.remove(&key);
         shared.keeper.changed.notify_all();
         match kept {
-            Some(kept) => shared.revoke(kept.lease),
+            Some(kept) => match shared.revoke(kept.lease) {
+                Err(Error::Backend { problem, .. }) if problem.contains("lease not found") => {
+                    Ok(())
+                }
+                revoked => revoked,
+            },
             None => Ok(()),
         }
     }
@@ -425,11 +461,13 @@ impl Registry for EtcdRegistry {
     }
 
     fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
+        let listed = self.0.list(name)?;
         let (sender, watch) = watch();
+        sender.replace(listed.0.values().cloned().collect());
         let (own, name) = (self.0.clone(), name.to_owned());
         thread::Builder::new()
             .name("epicycle-watch".to_owned())
-            .spawn(move || own.follow(&name, &sender))
+            .spawn(move || own.follow(&name, &sender, listed))
             .map_err(|error| lost(&format!("no thread for a watch: {error}")))?;
         Ok(watch)
     }

@@ -25,6 +25,8 @@ pub(super) struct NatsClient {
     opened: Instant,
     heard: Instant,
     has_greeted: bool,
+    /// The server has taken the introduction.
+    is_ready: bool,
     /// What the pongs that are to come mean.
     awaited: VecDeque<Pong>,
     /// What the server has refused since its last pong.
@@ -110,6 +112,7 @@ impl NatsClient {
             opened: now,
             heard: now,
             has_greeted: false,
+            is_ready: false,
             awaited: VecDeque::new(),
             refusals: Vec::new(),
             fault: None,
@@ -215,6 +218,7 @@ impl NatsClient {
     fn on_pong(&mut self, conn: &mut Conn<'_, Self>) {
         match self.awaited.pop_front() {
             Some(Pong::Ready) => {
+                self.is_ready = true;
                 let sids = self.link.set_ready(Arc::new(conn.handle()));
                 if !sids.is_empty() {
                     self.subscribe(conn, sids);
@@ -273,6 +277,7 @@ impl EventHandler for NatsClient {
         self.opened = conn.now();
         self.heard = self.opened;
         self.has_greeted = false;
+        self.is_ready = false;
         self.refusals.clear();
         self.fault = None;
         self.awaited.clear();
@@ -305,7 +310,7 @@ impl EventHandler for NatsClient {
     fn on_timer(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _: u64) -> Action {
         if conn.now().saturating_duration_since(self.heard) >= 2 * QUIET {
             self.give_up(conn, "it is silent".to_owned());
-        } else if self.has_greeted && self.awaited.is_empty() {
+        } else if self.is_ready && self.awaited.is_empty() {
             self.awaited.push_back(Pong::Alive);
             return conn.write(b"PING\r\n").into();
         }

@@ -207,7 +207,12 @@ impl Link {
         for sid in sids {
             if let Some(subscribed) = state.subscriptions.get_mut(sid) {
                 let subject = format!("\"{}\"", subscribed.subject);
-                let refusal = refusals.iter().find(|refusal| refusal.contains(&subject));
+                // One that names no subject may be about each of them.
+                let concerns = |refusal: &&String| {
+                    !refusal.contains("for Publish")
+                        && (refusal.contains(&subject) || !refusal.contains('"'))
+                };
+                let refusal = refusals.iter().find(concerns);
                 subscribed.confirmed = Some(refusal.cloned().map_or(Ok(()), Err));
             }
         }

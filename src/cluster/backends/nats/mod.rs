@@ -144,9 +144,10 @@ impl NatsBuilder {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::InvalidArgument`] if there is no URL, or one is none of NATS, and [`Error::Start`] if the thread cannot be
+    /// Returns [`Error::InvalidArgument`] if there is no URL, one is none of NATS, or the timeout is below 1 ms or above an hour, and [`Error::Start`] if the thread cannot be
     /// started.
     pub fn build(mut self) -> Result<Nats, Error> {
+        super::check_timeout(self.timeout)?;
         let mut servers = Vec::new();
         let mut requires_tls = false;
         for url in &self.urls {
@@ -240,8 +241,13 @@ impl Server {
 /// A subject is written into a line, between spaces.
 fn check(subject: &str) -> Result<(), Error> {
     let is_clean = |byte: u8| byte > b' ' && byte != 0x7f;
-    if subject.is_empty() || !subject.bytes().all(is_clean) || subject.contains(['*', '>']) {
-        let problem = format!("{subject:?} is no subject of NATS: use no spaces, no * and no >");
+    let is_subject = subject.bytes().all(is_clean)
+        && !subject.contains(['*', '>'])
+        && !subject.split('.').any(str::is_empty);
+    if !is_subject {
+        let problem = format!(
+            "{subject:?} is no subject of NATS: use no spaces, no * and no >, and nothing empty between dots"
+        );
         return Err(Error::argument("topic", problem));
     }
     Ok(())

@@ -5,11 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ConnectionLike, FromRedisValue, RedisError, Script};
+use redis::{Cmd, FromRedisValue, RedisError, Script};
 
 use self::servers::Servers;
 use super::BackendStats;
-use super::pool::{Failure, Pool};
+use super::pool::{Dial, Failure, Pool};
 use crate::cluster::Error;
 
 pub(in crate::cluster) use self::subscriptions::{Listener, Subscriptions};
@@ -21,7 +21,7 @@ pub(in crate::cluster) use self::subscriptions::{Listener, Subscriptions};
 pub struct Redis(Arc<Pool<Servers>>);
 
 /// Sets up a [`Redis`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "it does nothing until `build` is called"]
 pub struct RedisBuilder {
     urls: Vec<String>,
@@ -65,13 +65,12 @@ impl Redis {
         self.0.stats()
     }
 
-    /// Calls `work` with a connection.
-    pub(in crate::cluster) fn run<R>(
-        &self,
-        work: impl FnOnce(&mut dyn ConnectionLike) -> Result<R, RedisError>,
-    ) -> Result<R, Error> {
-        self.0
-            .run(|connection| work(&mut **connection).map_err(failure))
+    /// Returns the answer to a command.
+    pub(in crate::cluster) fn query<R: FromRedisValue>(&self, command: &Cmd) -> Result<R, Error> {
+        // An answer of another type costs that call, and not the connection.
+        let answer: redis::Value =
+            (self.0).run(|connection| command.query(&mut **connection).map_err(failure))?;
+        read(answer)
     }
 
     /// Runs a script with one key. It answers true if it did something.
@@ -85,31 +84,10 @@ impl Redis {
         for arg in args {
             call.arg(*arg);
         }
-        let (answer,): (String,) = self.run(|connection| call.invoke(connection))?;
+        let answer: redis::Value =
+            (self.0).run(|connection| call.invoke(&mut **connection).map_err(failure))?;
+        let (answer,): (String,) = read(answer)?;
         Ok(answer == "OK")
-    }
-
-    /// Sets what `set` does, and tells a channel of it. On a cluster the two may belong to different servers.
-    pub(in crate::cluster) fn change_and_publish<R: FromRedisValue>(
-        &self,
-        change: &redis::Cmd,
-        channel: &str,
-        message: &str,
-    ) -> Result<R, Error> {
-        let mut publish = redis::cmd("PUBLISH");
-        publish.arg(channel).arg(message);
-        if self.0.dial().is_cluster() {
-            return self.run(|connection| {
-                let result = change.query(connection)?;
-                publish.query::<()>(connection)?;
-                Ok(result)
-            });
-        }
-        let mut pipe = redis::pipe();
-        pipe.add_command(change.clone());
-        pipe.add_command(publish).ignore();
-        let (result,): (R,) = self.run(|connection| pipe.query(connection))?;
-        Ok(result)
     }
 
     /// Returns a new connection for subscriptions, or the problem.
@@ -125,13 +103,15 @@ impl RedisBuilder {
         self
     }
 
-    /// Tells that the URLs are those of some servers of a Redis cluster. The others are found through them.
+    /// Tells that the URLs are those of some servers of a Redis cluster. The others are found through them. A command whose answer
+    /// is lost may be sent again, up to three times, so a number may be counted twice.
     pub fn cluster(mut self) -> Self {
         self.topology = Topology::Cluster;
         self
     }
 
-    /// Tells that the URLs are those of sentinels, which know where the master of this name is.
+    /// Tells that the URLs are those of sentinels, which know where the master of this name is. The user, the password, the database
+    /// and TLS of a URL are the master's too.
     pub fn sentinel(mut self, master: impl Into<String>) -> Self {
         self.topology = Topology::Sentinel {
             master: master.into(),
@@ -161,11 +141,23 @@ impl RedisBuilder {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::InvalidArgument`] if there is no URL, or one is none of Redis.
+    /// Returns [`Error::InvalidArgument`] if there is no URL, one is none of Redis, or the timeout is below 1 ms or above an hour.
     pub fn build(self) -> Result<Redis, Error> {
+        super::check_timeout(self.timeout)?;
         let (connections, timeout) = (self.connections, self.timeout);
         let servers = Servers::new(self)?;
         Ok(Redis(Arc::new(Pool::new(servers, connections, timeout))))
+    }
+}
+
+fn read<R: FromRedisValue>(answer: redis::Value) -> Result<R, Error> {
+    redis::from_redis_value(answer).map_err(|error| backend(error.to_string()))
+}
+
+fn backend(problem: impl Into<String>) -> Error {
+    Error::Backend {
+        backend: Servers::BACKEND,
+        problem: problem.into(),
     }
 }
 
@@ -174,13 +166,23 @@ fn failure(error: RedisError) -> Failure {
     let is_lost = error.is_unrecoverable_error()
         || error.is_io_error()
         || error.is_timeout()
-        || error.is_cluster_error()
         || error.code() == Some("READONLY");
     let problem = error.to_string();
     if is_lost {
         Failure::Connection(problem)
     } else {
         Failure::Refused(problem)
+    }
+}
+
+impl fmt::Debug for RedisBuilder {
+    /// Leaves out the URLs, which may have passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBuilder")
+            .field("topology", &self.topology)
+            .field("connections", &self.connections)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,8 +1,6 @@
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use redis::cluster::ClusterClient;
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     Client, ConnectionInfo, ConnectionLike, IntoConnectionInfo, ProtocolVersion, RedisError,
     TlsCertificates,
@@ -16,22 +14,20 @@ use crate::cluster::backends::pool::Dial;
 pub(super) struct Servers {
     topology: Found,
     timeout: Duration,
+    certificates: Option<TlsCertificates>,
 }
 
 enum Found {
-    Single {
-        client: Client,
-        /// The same server, by the protocol in which subscriptions are confirmed.
-        subscriber: Client,
-    },
+    /// With the same server by the protocol in which subscriptions are confirmed.
+    Single { client: Client, subscriber: Client },
+    /// Each server of a cluster passes on what is published at the others.
     Cluster {
         client: ClusterClient,
-        /// Each server of a cluster passes on what is published at the others.
         subscribers: Vec<Client>,
     },
     Sentinel {
-        client: Mutex<SentinelClient>,
-        subscriber: Mutex<SentinelClient>,
+        sentinels: Vec<ConnectionInfo>,
+        master: String,
     },
 }
 
@@ -56,100 +52,58 @@ impl Servers {
             client_tls: None,
             root_cert: Some(pem),
         });
-        let open = |info: &ConnectionInfo| match &certificates {
-            Some(certificates) => Client::build_with_tls(info.clone(), certificates.clone()),
-            None => Client::open(info.clone()),
-        };
+        let open = |info| open(info, certificates.as_ref()).map_err(|error| invalid(&error));
         let topology = match builder.topology {
             Topology::Single => Found::Single {
-                client: open(first).map_err(|error| invalid(&error))?,
-                subscriber: open(&by_resp2(first)).map_err(|error| invalid(&error))?,
+                client: open(first.clone())?,
+                subscriber: open(by_resp2(first))?,
             },
             Topology::Cluster => {
+                // A call that is repeated may be carried out twice, so there are few repetitions. One is needed when slots move.
                 let mut cluster = ClusterClient::builder(infos.iter().cloned())
                     .connection_timeout(builder.timeout)
-                    .response_timeout(builder.timeout);
+                    .response_timeout(builder.timeout)
+                    .retries(3)
+                    .min_retry_wait(20)
+                    .max_retry_wait(200);
                 if let Some(certificates) = &certificates {
                     cluster = cluster.certs(certificates.clone());
                 }
-                let subscribers = infos.iter().map(|info| open(&by_resp2(info)));
+                let subscribers = infos.iter().map(|info| open(by_resp2(info)));
                 Found::Cluster {
                     client: cluster.build().map_err(|error| invalid(&error))?,
-                    subscribers: subscribers
-                        .collect::<Result<_, _>>()
-                        .map_err(|error| invalid(&error))?,
+                    subscribers: subscribers.collect::<Result<_, _>>()?,
                 }
             }
-            Topology::Sentinel { master } => {
-                let sentinel = |protocol| {
-                    let settings = first.redis_settings();
-                    let mut client = SentinelClientBuilder::new(
-                        infos.iter().map(|info| info.addr().clone()),
-                        master.clone(),
-                        SentinelServerType::Master,
-                    )?
-                    .set_client_to_redis_db(settings.db())
-                    .set_client_to_redis_protocol(protocol);
-                    if let Some(username) = settings.username() {
-                        client = client.set_client_to_redis_username(username);
-                    }
-                    if let Some(password) = settings.password() {
-                        client = client.set_client_to_redis_password(password);
-                    }
-                    if let Some(certificates) = &certificates {
-                        client = client
-                            .set_client_to_redis_certificates(certificates.clone())
-                            .set_client_to_sentinel_certificates(certificates.clone());
-                    }
-                    Ok(Mutex::new(client.build()?))
-                };
-                let sentinel = |protocol| sentinel(protocol).map_err(|error| invalid(&error));
-                Found::Sentinel {
-                    client: sentinel(first.redis_settings().protocol())?,
-                    subscriber: sentinel(ProtocolVersion::RESP2)?,
-                }
-            }
+            Topology::Sentinel { master } => Found::Sentinel {
+                sentinels: infos,
+                master,
+            },
         };
         Ok(Self {
             topology,
             timeout: builder.timeout,
+            certificates,
         })
-    }
-
-    pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.topology, Found::Cluster { .. })
     }
 
     pub(super) fn dial_for_subscriptions(&self) -> Result<redis::Connection, RedisError> {
         match &self.topology {
-            Found::Single { subscriber, .. } => self.open(subscriber),
-            Found::Sentinel { subscriber, .. } => self.limit(subscriber.lock().get_connection()?),
+            Found::Single { subscriber, .. } => self.connect_to(subscriber),
             Found::Cluster { subscribers, .. } => {
-                let mut dialled = subscribers.iter().map(|client| self.open(client));
-                let last = dialled.next_back();
-                let first = dialled.find(Result::is_ok);
-                first.or(last).unwrap_or_else(|| {
-                    Err((redis::ErrorKind::InvalidClientConfig, "there is no server").into())
-                })
+                first_of(subscribers, |client| self.connect_to(client))
+            }
+            Found::Sentinel { sentinels, master } => {
+                self.connect_to_master(sentinels, master, Some(ProtocolVersion::RESP2))
             }
         }
     }
 
-    fn open(&self, client: &Client) -> Result<redis::Connection, RedisError> {
-        self.limit(client.get_connection_with_timeout(self.timeout)?)
-    }
-
-    fn limit(&self, connection: redis::Connection) -> Result<redis::Connection, RedisError> {
-        connection.set_read_timeout(Some(self.timeout))?;
-        connection.set_write_timeout(Some(self.timeout))?;
-        Ok(connection)
-    }
-
     fn connect(&self) -> Result<Connection, RedisError> {
         Ok(match &self.topology {
-            Found::Single { client, .. } => Box::new(self.open(client)?),
-            Found::Sentinel { client, .. } => {
-                Box::new(self.limit(client.lock().get_connection()?)?)
+            Found::Single { client, .. } => Box::new(self.connect_to(client)?),
+            Found::Sentinel { sentinels, master } => {
+                Box::new(self.connect_to_master(sentinels, master, None)?)
             }
             Found::Cluster { client, .. } => {
                 let connection = client.get_connection()?;
@@ -158,6 +112,105 @@ impl Servers {
                 Box::new(connection)
             }
         })
+    }
+
+    fn connect_to(&self, client: &Client) -> Result<redis::Connection, RedisError> {
+        let connection = client.get_connection_with_timeout(self.timeout)?;
+        connection.set_read_timeout(Some(self.timeout))?;
+        connection.set_write_timeout(Some(self.timeout))?;
+        Ok(connection)
+    }
+
+    /// Asks one sentinel after the other where the master is. Sentinels and master have the same user, and TLS or not.
+    fn connect_to_master(
+        &self,
+        sentinels: &[ConnectionInfo],
+        master: &str,
+        protocol: Option<ProtocolVersion>,
+    ) -> Result<redis::Connection, RedisError> {
+        first_of(sentinels, |sentinel| {
+            let settings = sentinel.redis_settings().clone();
+            // A sentinel has no databases.
+            let asked = sentinel
+                .clone()
+                .set_redis_settings(settings.clone().set_db(0));
+            let mut asked = self.connect_to(&open(asked, self.certificates.as_ref())?)?;
+            let mut ask = redis::cmd("SENTINEL");
+            ask.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+            let Some((host, port)) = ask.query::<Option<(String, u16)>>(&mut asked)? else {
+                let problem = (
+                    redis::ErrorKind::InvalidClientConfig,
+                    "the sentinel knows no master of this name",
+                    master.to_owned(),
+                );
+                return Err(problem.into());
+            };
+            let addr = match sentinel.addr() {
+                redis::ConnectionAddr::TcpTls {
+                    insecure,
+                    tls_params,
+                    ..
+                } => redis::ConnectionAddr::TcpTls {
+                    host,
+                    port,
+                    insecure: *insecure,
+                    tls_params: tls_params.clone(),
+                },
+                _ => redis::ConnectionAddr::Tcp(host, port),
+            };
+            let settings = match protocol {
+                Some(protocol) => settings.set_protocol(protocol),
+                None => settings,
+            };
+            let info = sentinel.clone().set_addr(addr).set_redis_settings(settings);
+            let mut connection = self.connect_to(&open(info, self.certificates.as_ref())?)?;
+            let role: redis::Value = redis::cmd("ROLE").query(&mut connection)?;
+            match role {
+                redis::Value::Array(role) if role.first().is_some_and(is_master) => Ok(connection),
+                _ => Err((
+                    redis::ErrorKind::Io,
+                    "the server that the sentinel names is no master",
+                )
+                    .into()),
+            }
+        })
+    }
+}
+
+fn is_master(role: &redis::Value) -> bool {
+    match role {
+        redis::Value::BulkString(role) => role == b"master",
+        redis::Value::SimpleString(role) => role == "master",
+        _ => false,
+    }
+}
+
+/// Returns what the first that does not fail gives, or the error of the last.
+fn first_of<T, R>(
+    all: &[T],
+    mut attempt: impl FnMut(&T) -> Result<R, RedisError>,
+) -> Result<R, RedisError> {
+    let mut last = (
+        redis::ErrorKind::InvalidClientConfig,
+        "there is no server to dial",
+    )
+        .into();
+    for one in all {
+        match attempt(one) {
+            Ok(result) => return Ok(result),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn open(
+    info: ConnectionInfo,
+    certificates: Option<&TlsCertificates>,
+) -> Result<Client, RedisError> {
+    match certificates {
+        Some(certificates) => Client::build_with_tls(info, certificates.clone()),
+        None => Client::open(info),
     }
 }
 

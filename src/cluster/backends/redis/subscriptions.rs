@@ -1,10 +1,10 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use redis::{PubSub, RedisError};
+use redis::{Msg, PubSub, RedisError};
 
 use super::Redis;
 use crate::cluster::{Error, new_uuid};
@@ -26,6 +26,8 @@ struct Shared {
     redis: Redis,
     /// A channel of our own. A message in it makes the thread, which waits for messages, look at what is wanted.
     control: String,
+    /// The channels without which the others are of no use.
+    required: HashSet<String>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -34,18 +36,22 @@ struct Shared {
 struct State {
     wanted: HashSet<String>,
     confirmed: HashSet<String>,
+    /// What the server has refused, with its reason.
+    refused: HashMap<String, String>,
     /// The problem, while there is no connection.
     lost: Option<String>,
     is_over: bool,
 }
 
 /// A connection without messages is asked for a sign of life after this time.
-const QUIET: Duration = Duration::from_secs(10);
+const QUIET: Duration = Duration::from_secs(5);
+/// The time that the answer may take.
+const PONG: Duration = Duration::from_secs(3);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
 impl Subscriptions {
-    /// Subscribes to channels, now and whenever the backend is found again. `prefix` begins the name of the channel by which the
+    /// Subscribes to channels, now and whenever the backend is found again. If one is refused, that is a loss. `prefix` begins the name of the channel by which the
     /// thread is woken.
     pub(in crate::cluster) fn start(
         redis: &Redis,
@@ -53,13 +59,15 @@ impl Subscriptions {
         channels: impl IntoIterator<Item = String>,
         listener: impl Listener,
     ) -> Result<Self, Error> {
+        let required: HashSet<_> = channels.into_iter().collect();
         let shared = Arc::new(Shared {
             redis: redis.clone(),
             control: format!("{prefix}:control:{}", new_uuid()),
             state: Mutex::new(State {
-                wanted: channels.into_iter().collect(),
+                wanted: required.clone(),
                 ..State::default()
             }),
+            required,
             changed: Condvar::new(),
         });
         let own = shared.clone();
@@ -76,15 +84,20 @@ impl Subscriptions {
     /// Subscribes to a channel, and waits until that is confirmed.
     pub(in crate::cluster) fn add(&self, channel: &str, timeout: Duration) -> Result<(), Error> {
         let shared = &*self.0;
-        shared.state.lock().wanted.insert(channel.to_owned());
+        let mut state = shared.state.lock();
+        state.wanted.insert(channel.to_owned());
+        state.refused.remove(channel);
+        drop(state);
         shared.wake();
         let deadline = Instant::now() + timeout;
         let mut state = shared.state.lock();
         while !state.confirmed.contains(channel) {
             let timed_out = shared.changed.wait_until(&mut state, deadline).timed_out();
-            if timed_out || (state.lost.is_some() && !state.confirmed.contains(channel)) {
+            let refusal = state.refused.remove(channel);
+            let is_lost = state.lost.is_some() || refusal.is_some();
+            if timed_out || (is_lost && !state.confirmed.contains(channel)) {
                 state.wanted.remove(channel);
-                let problem = state.lost.clone();
+                let problem = refusal.or_else(|| state.lost.clone());
                 return Err(Error::Backend {
                     backend: "redis",
                     problem: problem.unwrap_or_else(|| "it has not answered in time".to_owned()),
@@ -113,8 +126,8 @@ impl Shared {
     fn wake(&self) {
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(&self.control).arg("");
-        // If it fails, the thread looks when it has a connection again, or after some quiet.
-        let _ = (self.redis).run(|connection| publish.query::<()>(connection));
+        // If it fails, the thread looks when it has a connection again, or after some time.
+        let _ = self.redis.query::<()>(&publish);
     }
 
     fn run(&self, listener: &impl Listener) {
@@ -123,6 +136,7 @@ impl Shared {
             let Err(error) = self.listen(listener, &mut delay) else {
                 return;
             };
+            listener.on_lost();
             let mut state = self.state.lock();
             if state.is_over {
                 return;
@@ -131,13 +145,8 @@ impl Shared {
             if state.lost.replace(error.to_string()).is_none() {
                 log::warn!(target: "epicycle::cluster", "redis: no subscriptions: {error}");
             }
-            drop(state);
             self.changed.notify_all();
-            listener.on_lost();
-            let mut state = self.state.lock();
-            if !state.is_over {
-                self.changed.wait_for(&mut state, delay);
-            }
+            self.changed.wait_for(&mut state, delay);
             if state.is_over {
                 return;
             }
@@ -149,26 +158,51 @@ impl Shared {
     fn listen(&self, listener: &impl Listener, delay: &mut Duration) -> Result<(), RedisError> {
         let mut connection = self.redis.dial_for_subscriptions()?;
         let mut subscriptions = connection.as_pubsub();
-        subscriptions.subscribe(&self.control)?;
+        let refused = self.attempt([&*self.control])?;
+        for problem in refused.values() {
+            log::warn!(target: "epicycle::cluster", "redis: subscriptions begin late, since the channel {} is refused: {problem}", self.control);
+        }
+        if refused.is_empty() {
+            subscriptions.subscribe(&self.control)?;
+        }
         self.follow(&mut subscriptions)?;
         self.state.lock().lost = None;
         *delay = FIRST_DELAY;
         listener.on_found();
-        subscriptions.set_read_timeout(Some(QUIET))?;
+        let result = self.receive(listener, &mut subscriptions);
+        if result.is_err() {
+            listener.on_lost();
+            // Its drop waits for an answer.
+            let _ = subscriptions.set_read_timeout(Some(Duration::from_millis(1)));
+        }
+        result
+    }
+
+    fn receive(
+        &self,
+        listener: &impl Listener,
+        subscriptions: &mut PubSub<'_>,
+    ) -> Result<(), RedisError> {
+        let mut followed = Instant::now();
         loop {
             if self.state.lock().is_over {
                 return Ok(());
             }
+            if followed.elapsed() >= QUIET {
+                self.follow(subscriptions)?;
+                followed = Instant::now();
+            }
+            subscriptions.set_read_timeout(Some(QUIET))?;
             match subscriptions.get_message() {
                 Ok(message) if message.get_channel_name() == self.control => {
-                    self.follow(&mut subscriptions)?;
+                    self.follow(subscriptions)?;
                 }
                 Ok(message) => {
                     listener.on_message(message.get_channel_name(), message.get_payload_bytes());
                 }
                 Err(error) if error.is_timeout() => {
+                    subscriptions.set_read_timeout(Some(PONG))?;
                     subscriptions.ping::<redis::Value>()?;
-                    self.follow(&mut subscriptions)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -177,22 +211,61 @@ impl Shared {
 
     /// Subscribes to what is wanted, and to nothing else.
     fn follow(&self, subscriptions: &mut PubSub<'_>) -> Result<(), RedisError> {
-        let (new, old): (Vec<_>, Vec<_>) = {
-            let state = self.state.lock();
-            (
-                state.wanted.difference(&state.confirmed).cloned().collect(),
-                state.confirmed.difference(&state.wanted).cloned().collect(),
-            )
+        let (new, old): (Vec<String>, Vec<String>) = {
+            let mut state = self.state.lock();
+            let new = state.wanted.difference(&state.confirmed).cloned().collect();
+            let old: Vec<_> = state.confirmed.difference(&state.wanted).cloned().collect();
+            // They are wanted again only by a subscription that begins after this.
+            for channel in &old {
+                state.confirmed.remove(channel);
+            }
+            (new, old)
         };
-        for channel in new {
-            subscriptions.subscribe(&channel)?;
-            self.state.lock().confirmed.insert(channel);
-        }
         for channel in old {
             subscriptions.unsubscribe(&channel)?;
-            self.state.lock().confirmed.remove(&channel);
+        }
+        if !new.is_empty() {
+            let refused = self.attempt(new.iter().map(String::as_str))?;
+            for channel in new {
+                if !refused.contains_key(&channel) {
+                    subscriptions.subscribe(&channel)?;
+                    self.state.lock().confirmed.insert(channel);
+                }
+            }
+            for (channel, problem) in &refused {
+                if self.required.contains(channel) {
+                    let what = "a subscription is refused";
+                    return Err((redis::ErrorKind::Client, what, problem.clone()).into());
+                }
+                log::warn!(target: "epicycle::cluster", "redis: no subscription to {channel}: {problem}");
+            }
+            self.state.lock().refused.extend(refused);
         }
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Subscribes on a connection of its own, and returns what the server refuses, with the reasons. [`PubSub`] does not tell them.
+    fn attempt<'c>(
+        &self,
+        channels: impl IntoIterator<Item = &'c str>,
+    ) -> Result<HashMap<String, String>, RedisError> {
+        let mut connection = self.redis.dial_for_subscriptions()?;
+        let mut refused = HashMap::new();
+        for channel in channels {
+            let mut subscribe = redis::cmd("SUBSCRIBE");
+            subscribe.arg(channel);
+            connection.send_packed_command(&subscribe.get_packed_command())?;
+            let answer = loop {
+                let answer = connection.recv_response()?;
+                if Msg::from_value(&answer).is_none() {
+                    break answer;
+                }
+            };
+            if let Err(error) = answer.extract_error() {
+                refused.insert(channel.to_owned(), error.to_string());
+            }
+        }
+        Ok(refused)
     }
 }
