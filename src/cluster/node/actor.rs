@@ -178,6 +178,11 @@ impl<A: Actor> ActorContext<'_, A> {
         Home::of(self.request.core).reference(self.entry)
     }
 
+    /// Unbinds a user from this actor. If it is bound to another one by now, it stays bound to that.
+    pub(super) fn let_go(&mut self, uid: i64) {
+        self.request.core.shared.actors.unbind_from(uid, self.entry);
+    }
+
     /// Starts another actor, which tells this one its end.
     ///
     /// # Errors
@@ -218,6 +223,15 @@ impl<A: Actor> ActorContext<'_, A> {
                 what: "list of timers of the actor",
             });
         }
+        Ok(self.after_time_anyway(delay, then))
+    }
+
+    /// Calls `then` after a time, however many timers the actor has.
+    pub(super) fn after_time_anyway<E: Into<HandlerError>>(
+        &mut self,
+        delay: Duration,
+        then: impl FnOnce(&mut A, &mut ActorContext<'_, A>) -> Result<(), E> + Send + 'static,
+    ) -> ActorTimer {
         self.timers.last += 1;
         let number = self.timers.last;
         let then: Timed<A> = Box::new(move |actor, cx| then(actor, cx).map_err(Into::into));
@@ -225,7 +239,7 @@ impl<A: Actor> ActorContext<'_, A> {
         let entry = Arc::downgrade(self.entry);
         let task = move |_: &mut dyn Any, core: &mut Core| on_timer(&entry, core, number);
         self.request.core.timers.push((delay, Box::new(task)));
-        Ok(ActorTimer(number))
+        ActorTimer(number)
     }
 
     /// Cancels a timer. Returns true if it was still waiting.
@@ -497,12 +511,18 @@ impl Request<'_> {
             Subject::Own => return self.hand_nothing(),
         };
         let (from, cid, uid) = (self.from.clone(), self.cid, self.uid);
-        let posted = entry.post(Letter {
+        // Events are as few as connections, and what they tell is not told again.
+        let is_event = matches!(what, Content::Event(_));
+        let letter = Letter {
             from,
             cid,
             uid,
             what,
-        })?;
+        };
+        let posted = match is_event {
+            true => entry.post_anyway(letter),
+            false => entry.post(letter)?,
+        };
         if posted == Posted::MustSchedule && entry.reactor == self.core.id {
             let entry = entry.clone();
             self.core

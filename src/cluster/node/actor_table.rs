@@ -169,6 +169,13 @@ impl ActorTable {
         });
     }
 
+    /// Unbinds a user from this actor, if it is still bound to it.
+    pub(super) fn unbind_from(&self, uid: i64, entry: &Arc<Entry>) {
+        unbind(&mut self.maps.write().users, uid, |bound| {
+            Arc::ptr_eq(bound, entry)
+        });
+    }
+
     /// Returns the actors that a user is bound to.
     pub(super) fn of_user(&self, uid: i64) -> Vec<Arc<Entry>> {
         self.maps

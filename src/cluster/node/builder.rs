@@ -438,7 +438,7 @@ impl<T: 'static> NodeBuilder<T> {
         instance.metadata = self.metadata;
         instance.weight = self.weight;
         instance.routes = router.specs();
-        instance.events = router.events();
+        instance.events = router.events(shared.counters.len());
         let mut node = Node::new(running, addr, (shared, posting), hooks, followers);
         node.shared.registered.register(instance)?;
         if let Some(monitor) = &node.shared.options.monitor {

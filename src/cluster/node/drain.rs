@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::hooks::Stage;
 use super::{Node, NodeStats};
-use crate::cluster::State;
 
 /// The time that gates of due have for what they are about to send. They do not know Bye.
 const GRACE: Duration = Duration::from_secs(2);
@@ -43,7 +42,7 @@ impl Node {
     pub fn drain(mut self, deadline: Duration) {
         self.close();
         let ends = Instant::now().checked_add(deadline);
-        if let Err(error) = self.set_state(State::Hang) {
+        if let Err(error) = self.shared.registered.begin_drain() {
             log::warn!(target: "epicycle::cluster", "the node {} is not registered as hang: {error}", self.id());
         }
         let settled = Instant::now() + SETTLING;

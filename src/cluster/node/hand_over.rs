@@ -38,13 +38,17 @@ pub(super) enum What {
     Await {
         fence: u64,
     },
-    /// That has been done.
+    /// That has been done, or the locator has answered.
     Release {
         fence: u64,
+        found: Option<Found>,
     },
     /// The last link of a server has ended.
     LinksEnded,
 }
+
+/// The node that the locator has told, if it has answered.
+pub(super) type Found = Result<Option<Arc<str>>, ()>;
 
 /// The link that a packet came by, and the number under which it is answered, or 0.
 #[derive(Clone, Copy)]
@@ -145,15 +149,22 @@ impl Item {
         size_of::<Self>() + packet
     }
 
-    fn key(&self) -> (Arc<str>, i64) {
-        (self.from.id.clone(), self.cid)
+    fn key(&self) -> Key {
+        key(&self.from, (self.cid, self.uid))
     }
+}
+
+/// A sender and one of its connections, or one of its users if the packet comes of no connection.
+type Key = (Arc<str>, i64, i64);
+
+fn key(from: &Sender, (cid, uid): (i64, i64)) -> Key {
+    (from.id.clone(), cid, if cid == 0 { uid } else { 0 })
 }
 
 /// The connections whose packets wait, for another reactor or for the locator.
 #[derive(Default)]
 pub(super) struct Waiting {
-    by_conn: HashMap<(Arc<str>, i64), Held>,
+    by_conn: HashMap<Key, Held>,
     /// Fences that were released before they were awaited.
     released: HashSet<u64>,
 }
@@ -165,8 +176,8 @@ struct Held {
 
 impl Waiting {
     /// Returns true if what comes of the connection must wait.
-    pub(super) fn holds(&self, from: &Sender, cid: i64) -> bool {
-        !self.by_conn.is_empty() && self.by_conn.contains_key(&(from.id.clone(), cid))
+    pub(super) fn holds(&self, from: &Sender, client: (i64, i64)) -> bool {
+        !self.by_conn.is_empty() && self.by_conn.contains_key(&key(from, client))
     }
 
     /// Puts an item behind those that wait. Gives it back if none of its connection does.
@@ -184,17 +195,22 @@ impl Waiting {
     }
 
     /// Holds what comes of a connection until the fence is released, unless it is already.
-    pub(super) fn hold(&mut self, from: &Sender, cid: i64, fence: u64) {
+    pub(super) fn hold(&mut self, from: &Sender, client: (i64, i64), fence: u64) {
         if !self.released.remove(&fence) {
             let items = VecDeque::new();
-            let key = (from.id.clone(), cid);
-            self.by_conn.insert(key, Held { fence, items });
+            self.by_conn
+                .insert(key(from, client), Held { fence, items });
         }
     }
 
     /// Releases a fence. Returns what has waited for it.
-    pub(super) fn release(&mut self, from: &Sender, cid: i64, fence: u64) -> VecDeque<Item> {
-        let key = (from.id.clone(), cid);
+    pub(super) fn release(
+        &mut self,
+        from: &Sender,
+        client: (i64, i64),
+        fence: u64,
+    ) -> VecDeque<Item> {
+        let key = key(from, client);
         match self.by_conn.get(&key) {
             Some(held) if held.fence == fence => {
                 let held = self.by_conn.remove(&key);
@@ -208,8 +224,8 @@ impl Waiting {
     }
 
     /// Puts back what must wait again, behind what waits already.
-    pub(super) fn put_back(&mut self, from: &Sender, cid: i64, items: VecDeque<Item>) {
-        if let Some(held) = self.by_conn.get_mut(&(from.id.clone(), cid)) {
+    pub(super) fn put_back(&mut self, from: &Sender, client: (i64, i64), items: VecDeque<Item>) {
+        if let Some(held) = self.by_conn.get_mut(&key(from, client)) {
             held.items.extend(items);
         }
     }

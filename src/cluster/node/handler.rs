@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHasher};
 
 use super::context::{Core, HandlerError, OwnPacket, Reactors, Request, Subject, Task};
-use super::hand_over::{Back, Item, Note, Sender, Undecided, Waiting, What};
+use super::hand_over::{Back, Found, Item, Note, Sender, Undecided, Waiting, What};
 use super::router::Router;
 use crate::cluster::dispatch::RouteTable;
 use crate::cluster::drpc::{self, Answer, Code, FrameCodec, Incoming, Op, RejectReason, Value};
@@ -42,6 +42,8 @@ pub(super) struct NodeReactor<T> {
     connections: HashMap<Arc<str>, FxHashMap<i64, i64>>,
     /// The users that were handed over, since the node is about to stop.
     left: HashSet<i64>,
+    /// The locator's answer for the packet that has asked, which is performed next.
+    found: Option<Found>,
 }
 
 pub(super) enum Session {
@@ -73,6 +75,7 @@ impl<T: 'static> NodeReactor<T> {
             notes: (0..reactors).map(|_| Vec::new()).collect(),
             connections: HashMap::new(),
             left: HashSet::new(),
+            found: None,
         }
     }
 
@@ -225,7 +228,7 @@ impl<T: 'static> NodeReactor<T> {
         counters.packets_in.add(1);
         counters.bytes_in.add(packet.len() as u64);
         let owner = self.place(link, cid, uid);
-        if owner == self.core.id && !self.waiting.holds(&link.sender, cid) {
+        if owner == self.core.id && !self.waiting.holds(&link.sender, (cid, uid)) {
             if !self.on_packet(&link.sender, client, packet, back) {
                 link.undecided.add();
             }
@@ -255,7 +258,7 @@ impl<T: 'static> NodeReactor<T> {
         if event == Event::Disconnect {
             link.owners.remove(&cid);
         }
-        if owner == self.core.id && !self.waiting.holds(&link.sender, cid) {
+        if owner == self.core.id && !self.waiting.holds(&link.sender, (cid, uid)) {
             return self.on_event(&link.sender, event, cid, uid);
         }
         let from = link.sender.clone();
@@ -322,14 +325,18 @@ impl<T: 'static> NodeReactor<T> {
 
     /// Takes an item, which waits if others of its connection do.
     fn accept(&mut self, item: Item) {
-        if let What::Release { fence } = item.what {
+        if let What::Release { fence, .. } = item.what {
             self.core.shared.dequeue(self.core.id, item.weight());
-            let mut items = self.waiting.release(&item.from, item.cid, fence);
+            let mut items = (self.waiting).release(&item.from, (item.cid, item.uid), fence);
+            if let What::Release { found, .. } = item.what {
+                self.found = found.filter(|_| !items.is_empty());
+            }
             while let Some(item) = items.pop_front() {
-                let (from, cid) = (item.from.clone(), item.cid);
+                let (from, client) = (item.from.clone(), (item.cid, item.uid));
                 self.perform(item);
-                if self.waiting.holds(&from, cid) {
-                    return self.waiting.put_back(&from, cid, items);
+                self.found = None;
+                if self.waiting.holds(&from, client) {
+                    return self.waiting.put_back(&from, client, items);
                 }
             }
         } else if let Some(item) = self.waiting.push(item) {
@@ -354,7 +361,7 @@ impl<T: 'static> NodeReactor<T> {
                 if let Some(known) = self.connections.get_mut(&from.id) {
                     known.remove(&cid);
                 }
-                let what = What::Release { fence };
+                let what = What::Release { fence, found: None };
                 self.assign(
                     to,
                     Item {
@@ -365,7 +372,7 @@ impl<T: 'static> NodeReactor<T> {
                     },
                 );
             }
-            What::Await { fence } => self.waiting.hold(&from, cid, fence),
+            What::Await { fence } => self.waiting.hold(&from, (cid, uid), fence),
             What::LinksEnded => self.check_gate(&from.id),
             // It was taken before.
             What::Release { .. } => {}
@@ -389,7 +396,7 @@ impl<T: 'static> NodeReactor<T> {
             return true;
         };
         if route.spec.stateful {
-            if uid == 0 {
+            if uid <= 0 {
                 self.refuse(client, whole, back, Some(RejectReason::Moved));
                 return true;
             }
@@ -397,7 +404,16 @@ impl<T: 'static> NodeReactor<T> {
                 self.refuse(client, whole, back, Some(RejectReason::Draining));
                 return true;
             }
-            match shared.locations.cached_node(uid, &shared.alias) {
+            // The cache may have no answer again, for example while the locator cannot be reached.
+            let located = match self.found.take() {
+                Some(Ok(node)) => node.map_or(Located::Nowhere, Located::At),
+                Some(Err(())) => {
+                    self.refuse(client, whole, back, Some(RejectReason::Overload));
+                    return true;
+                }
+                None => shared.locations.cached_node(uid, &shared.alias),
+            };
+            match located {
                 Located::At(nid) if *nid == shared.ours.id => {}
                 Located::At(_) | Located::Nowhere => {
                     self.refuse(client, whole, back, Some(RejectReason::Moved));
@@ -440,7 +456,7 @@ impl<T: 'static> NodeReactor<T> {
             packet,
             back: counted,
         });
-        let release = item(What::Release { fence });
+        let mut release = item(What::Release { fence, found: None });
         let id = self.core.id;
         if !shared.enqueue(id, first.weight()) {
             self.refuse(client, whole, back, Some(RejectReason::Overload));
@@ -448,9 +464,13 @@ impl<T: 'static> NodeReactor<T> {
         }
         let (asking, posting) = (shared.clone(), self.core.posting.clone());
         let asked = shared.submit(None, move || {
-            if let Err(error) = asking.locations.node(uid, &asking.alias) {
+            let found = asking.locations.node(uid, &asking.alias).map_err(|error| {
                 log::warn!(target: "epicycle::cluster", "the user {uid} is not located: {error}");
-            }
+            });
+            release.what = What::Release {
+                fence,
+                found: Some(found),
+            };
             asking.enqueue_anyway(id, release.weight());
             posting.post_anyway(id, Box::new(move |_, core| core.released.push(release)));
         });
@@ -459,7 +479,7 @@ impl<T: 'static> NodeReactor<T> {
             self.refuse(client, whole, back, Some(RejectReason::Overload));
             return true;
         }
-        self.waiting.hold(from, cid, fence);
+        self.waiting.hold(from, client, fence);
         self.waiting.push(first);
         false
     }
@@ -606,8 +626,10 @@ impl<T: 'static> NodeReactor<T> {
     /// Sets the state, and has it registered. A number that is no state is only told to those who ask, as due does.
     fn set_state(&self, code: u8) -> Code {
         let shared = self.core.shared.clone();
-        let Some(state) = shared.registered.set_state_code(code) else {
-            return Code::Done;
+        let state = match shared.registered.set_state_code(code) {
+            Ok(Some(state)) => state,
+            Ok(None) => return Code::Done,
+            Err(_) => return Code::Failed,
         };
         // All under one key, so that the last one stays.
         let asked = self.core.shared.pool.submit_ordered(0, move || {
@@ -708,9 +730,13 @@ impl<T: 'static> NodeReactor<T> {
             if other == self.core.id {
                 write_notes(notes, reactor);
             } else {
-                reactor
-                    .engine()
-                    .run_anyway(other, move |_, reactor| write_notes(notes, reactor));
+                // Behind its own ones: a Ping must not be answered before the rejections that came earlier on the link.
+                reactor.engine().run_anyway(other, move |node, reactor| {
+                    let own = node.core.id;
+                    node.notes[own].extend(notes);
+                    node.core.is_pending = true;
+                    reactor.request_turn_end();
+                });
             }
         }
     }

@@ -192,6 +192,8 @@ struct Kit {
     members: Members,
     clock: Option<TickClock>,
     rate: u32,
+    /// True if there is a timer for the first member whose window ends.
+    awaits_expiry: bool,
     /// What the room has yet to be told.
     hooks: VecDeque<Hook>,
 }
@@ -229,8 +231,7 @@ impl<R: Room> RoomContext<'_, R> {
     pub fn leave(&mut self, uid: i64) -> bool {
         let was_member = self.kit.members.leave(uid);
         if was_member {
-            let me = self.cx.me();
-            self.cx.unbind_actor(uid, me.kind());
+            self.cx.let_go(uid);
             self.kit.hooks.push_back(Hook::Left(uid));
         }
         was_member
@@ -335,6 +336,7 @@ impl Request<'_> {
                 members: Members::new(options.max_members, options.window),
                 clock: None,
                 rate: options.rate,
+                awaits_expiry: false,
                 hooks: VecDeque::new(),
             },
         };
@@ -388,7 +390,7 @@ impl<R: Room> Actor for RoomActor<R> {
         if self.kit.rate > 0 {
             let step = Duration::from_secs(1) / self.kit.rate;
             self.kit.clock = Some(TickClock::new(step, Instant::now()));
-            self.await_tick(cx)?;
+            self.await_tick(cx);
         }
         self.attend(cx, R::on_start)
     }
@@ -443,31 +445,37 @@ impl<R: Room> RoomActor<R> {
             return Ok(());
         }
         self.kit.hooks.push_back(Hook::Lost(uid));
-        let window = self.kit.members.window();
         let told = self.attend(cx, |_, _| Ok(()));
-        if window < Duration::MAX {
-            cx.after_time(window, |actor: &mut Self, cx| actor.expire(cx))?;
-        }
+        self.await_expiry(cx);
         told
+    }
+
+    /// Sets the timer for the first member whose window ends, if there is none.
+    fn await_expiry(&mut self, cx: &mut ActorContext<'_, Self>) {
+        let first = self.kit.members.first_expiry();
+        if let Some(first) = first.filter(|_| !self.kit.awaits_expiry) {
+            self.kit.awaits_expiry = true;
+            let delay = first.saturating_duration_since(Instant::now());
+            cx.after_time_anyway(delay, |actor: &mut Self, cx| actor.expire(cx));
+        }
     }
 
     /// Lets the members go whose window is over.
     fn expire(&mut self, cx: &mut ActorContext<'_, Self>) -> Result<(), HandlerError> {
-        let me = cx.me();
+        self.kit.awaits_expiry = false;
         for uid in self.kit.members.expire(Instant::now()) {
-            cx.unbind_actor(uid, me.kind());
+            cx.let_go(uid);
             self.kit.hooks.push_back(Hook::Left(uid));
         }
+        self.await_expiry(cx);
         self.attend(cx, |_, _| Ok(()))
     }
 
-    fn await_tick(&mut self, cx: &mut ActorContext<'_, Self>) -> Result<(), Error> {
-        let Some(clock) = &self.kit.clock else {
-            return Ok(());
-        };
-        let delay = clock.delay(Instant::now());
-        cx.after_time(delay, |actor: &mut Self, cx| actor.tick(cx))
-            .map(drop)
+    fn await_tick(&mut self, cx: &mut ActorContext<'_, Self>) {
+        if let Some(clock) = &self.kit.clock {
+            let delay = clock.delay(Instant::now());
+            cx.after_time_anyway(delay, |actor: &mut Self, cx| actor.tick(cx));
+        }
     }
 
     fn tick(&mut self, cx: &mut ActorContext<'_, Self>) -> Result<(), HandlerError> {
@@ -479,7 +487,7 @@ impl<R: Room> RoomActor<R> {
         while let Some(tick) = self.kit.clock.as_mut().and_then(|clock| clock.next(now)) {
             result = result.and(self.attend(cx, |room, cx| room.on_tick(cx, tick)));
         }
-        self.await_tick(cx)?;
+        self.await_tick(cx);
         result
     }
 }

@@ -72,8 +72,10 @@ impl Members {
         over
     }
 
-    pub(super) fn window(&self) -> Duration {
-        self.window
+    /// Returns the time at which the first window ends.
+    pub(super) fn first_expiry(&self) -> Option<Instant> {
+        let first = self.users.values().flatten().min().copied();
+        first.filter(|_| self.window < FOREVER)
     }
 
     pub(super) fn contains(&self, uid: i64) -> bool {

@@ -135,9 +135,13 @@ impl<T> Router<T> {
         specs
     }
 
-    /// Returns the numbers of the events to register, in their order.
-    pub(super) fn events(&self) -> Vec<i32> {
-        let events: BTreeSet<i32> = self.events.keys().copied().map(i32::from).collect();
+    /// Returns the numbers of the events to register, in their order. A node that remembers connections, since it has several reactors
+    /// or wants to know of lost gates, must be told of their ends.
+    pub(super) fn events(&self, reactors: usize) -> Vec<i32> {
+        let mut events: BTreeSet<i32> = self.events.keys().copied().map(i32::from).collect();
+        if reactors > 1 || self.gate_lost.is_some() {
+            events.insert(Event::Disconnect.code().into());
+        }
         events.into_iter().collect()
     }
 }
