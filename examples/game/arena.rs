@@ -123,11 +123,17 @@ impl Room for Arena {
     }
 
     fn on_leave(&mut self, cx: &mut RoomContext<'_, Self>, uid: i64) -> Result<(), HandlerError> {
-        self.tell(cx, uid, "has left")?;
-        self.players.remove(&uid);
+        let gone = self.players.remove(&uid);
         self.counts.set(&self.name, Some(self.players.len()));
         if self.players.is_empty() {
             cx.stop();
+        }
+        if let Some(Player { name, .. }) = gone {
+            let news = News {
+                name: &name,
+                what: "has left",
+            };
+            cx.broadcast(NEWS, &news)?;
         }
         Ok(())
     }

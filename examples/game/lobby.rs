@@ -14,6 +14,8 @@ pub(crate) struct Lobby {
     last_uid: i64,
     /// The secrets of the players, by which they come back.
     secrets: HashMap<i64, String>,
+    /// The room that each player has joined last.
+    rooms_of: HashMap<i64, String>,
     players: Counts,
 }
 
@@ -32,6 +34,7 @@ pub(crate) fn routes(node: NodeBuilder<()>) -> NodeBuilder<Lobby> {
         .state(|_reactor| Lobby {
             last_uid: 0,
             secrets: HashMap::new(),
+            rooms_of: HashMap::new(),
             players: Counts::default(),
         })
         .route(LOGIN, Lobby::login)
@@ -69,7 +72,7 @@ impl Lobby {
         self.last_uid += 1;
         let ticket = Ticket {
             uid: self.last_uid,
-            secret: epicycle::cluster::new_uuid(),
+            secret: format!("{:032x}", rand::random::<u128>()),
         };
         self.secrets.insert(ticket.uid, ticket.secret.clone());
         Ok(ticket)
@@ -95,6 +98,16 @@ impl Lobby {
                 cx.spawn_room(RoomOptions::default().tick(20), KIND, &room, arena)?
             }
         };
+        let uid = cx.uid();
+        if let Some(before) = self.rooms_of.insert(uid, room.clone())
+            && before != room
+            && let Some(before) = cx.actor(KIND, &before)
+        {
+            before.invoke_room(move |_: &mut Arena, cx| {
+                cx.leave(uid);
+                Ok::<(), Error>(())
+            })?;
+        }
         cx.next_to(&arena)?;
         Ok(())
     }
