@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::handler::{GateReactor, Session};
+use super::listener::Door;
 use super::{Gate, GateStats};
-use crate::cluster::State;
 use crate::cluster::packet::GoodbyeReason;
 use crate::engine::handler::{Engine, Reactor};
 
@@ -25,7 +25,7 @@ impl Gate {
 
     /// Stops in stages, and waits for the end:
     ///
-    /// 1. registers the state `hang`, and accepts no more connections, of servers neither;
+    /// 1. registers the state `hang`, and accepts connections of servers only;
     /// 2. tells the clients that speak control packets to go elsewhere, and serves those that are there until they have gone, until
     ///    the deadline at the longest;
     /// 3. closes those that are left, with all output sent;
@@ -35,14 +35,19 @@ impl Gate {
     /// [`GateStats::state`](super::GateStats) is 3, and `connections` tells how many are left.
     pub fn drain(self, deadline: Duration) {
         let ends = Instant::now().checked_add(deadline);
-        if let Err(error) = self.set_state(State::Hang) {
+        if let Err(error) = self.shared.registered.begin_drain() {
             log::warn!(target: "epicycle::cluster", "the gate {} is not registered as hang: {error}", self.id());
         }
         let Some(running) = &self.running else {
             return;
         };
         let engine = running.engine();
-        engine.stop_accepting();
+        // Servers may dial: those that start now have clients here too.
+        for (listener, door) in self.shared.doors.iter().enumerate() {
+            if !matches!(door, Door::Links) {
+                engine.unlisten(listener);
+            }
+        }
         on_all(engine, GateReactor::say_goodbye);
         self.wait(ends, |stats| stats.connections == 0);
         if self.close_clients(engine) > 0 {

@@ -103,7 +103,10 @@ impl GateReactor {
         self.table = table;
         let counters = &self.shared.counters[self.id];
         (self.lanes).set_peers(peers, reactor, &mut noting(counters, &mut self.notices));
-        (self.kept).retain(|nid| peers.iter().any(|(peer, _)| peer.id == nid));
+        self.heed(reactor);
+        let is_there = |nid: &str| peers.iter().any(|(peer, _)| peer.id == nid);
+        let returned = self.kept.retain(is_there);
+        self.take_back(returned, reactor);
         self.release(reactor);
         self.request_turn_end(reactor);
     }

@@ -1,6 +1,7 @@
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::cluster::drpc::RejectReason;
+use crate::cluster::Error;
+use crate::cluster::drpc::{Code, RejectReason};
 use crate::cluster::link::{Identity, LaneEvent};
 
 /// The packets of stateful routes that were sent to nodes and may still be rejected.
@@ -10,6 +11,8 @@ use crate::cluster::link::{Identity, LaneEvent};
 #[derive(Default)]
 pub(super) struct Kept {
     nodes: HashMap<String, Way>,
+    /// The number of the last packet to any node, so that a node that comes back under its id has no number twice.
+    last: u64,
 }
 
 /// The way to one node.
@@ -17,12 +20,16 @@ pub(super) struct Kept {
 struct Way {
     packets: VecDeque<KeptPacket>,
     bytes: usize,
-    /// The number of packets that were sent.
+    /// What the node has rejected since the last packets were decided. The same key may come several times.
+    rejected: HashMap<PacketKey, Vec<RejectReason>>,
+    /// The number of the last packet that was sent.
     sent: u64,
     /// The packets up to this number have been taken or rejected.
     decided: u64,
     /// The last Ping tells about the packets up to this number.
     asked: u64,
+    /// The Pings in a row that got no answer.
+    unanswered: u32,
     /// True if the next Ping shall be sent at once.
     is_urgent: bool,
     /// True if the node knows Ping and Reject, `None` until it has told.
@@ -31,10 +38,19 @@ struct Way {
 
 struct KeptPacket {
     number: u64,
-    cid: i64,
-    route: i32,
-    seq: i32,
+    key: PacketKey,
     bytes: Box<[u8]>,
+}
+
+/// The connection, the route and the seq of a packet.
+pub(super) type PacketKey = (i64, i32, i32);
+
+/// A packet that was rejected. Its bytes are gone if too many were kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Returned {
+    pub(super) key: PacketKey,
+    pub(super) reason: RejectReason,
+    pub(super) bytes: Option<Box<[u8]>>,
 }
 
 /// A Ping to a node, as the token of its call: the number of the last packet before it.
@@ -45,13 +61,16 @@ pub(super) struct Fence(pub(super) u64);
 pub(super) enum Notice {
     Rejected {
         nid: String,
-        /// The packet's connection, route and seq.
-        packet: (i64, i32, i32),
+        packet: PacketKey,
         reason: RejectReason,
     },
     Decided {
         nid: String,
         fence: Fence,
+    },
+    /// There was no answer to a Ping in time.
+    Unanswered {
+        nid: String,
     },
     Up {
         nid: String,
@@ -65,47 +84,47 @@ pub(super) enum Notice {
 /// The maximum number of bytes kept for one node. Beyond it the oldest packet is not kept, and is lost if it is rejected.
 const MAX_BYTES: usize = 4 << 20;
 
+/// After so many Pings without an answer, clients no longer wait for the node.
+const MAX_UNANSWERED: u32 = 3;
+
 impl Kept {
-    /// Keeps a packet that was sent. Returns its number on the way to its node.
-    pub(super) fn keep(
-        &mut self,
-        nid: &str,
-        (cid, route, seq): (i64, i32, i32),
-        packet: &[u8],
-    ) -> u64 {
-        let way = match self.nodes.get_mut(nid) {
-            Some(way) => way,
-            None => self.nodes.entry(nid.to_owned()).or_default(),
-        };
+    /// Keeps a packet that was sent. Returns its number.
+    pub(super) fn keep(&mut self, nid: &str, key: PacketKey, packet: &[u8]) -> u64 {
+        let way = way(&mut self.nodes, self.last, nid);
         if way.extensions == Some(false) {
             return 0;
         }
-        way.sent += 1;
-        way.bytes += packet.len();
-        way.packets.push_back(KeptPacket {
-            number: way.sent,
-            cid,
-            route,
-            seq,
+        self.last += 1;
+        way.sent = self.last;
+        let kept = KeptPacket {
+            number: self.last,
+            key,
             bytes: packet.into(),
-        });
+        };
+        way.bytes += kept.weight();
+        way.packets.push_back(kept);
         while way.bytes > MAX_BYTES
             && let Some(oldest) = way.packets.pop_front()
         {
-            way.bytes -= oldest.bytes.len();
+            way.bytes -= oldest.weight();
         }
         way.is_urgent |= way.bytes > MAX_BYTES / 2;
-        way.sent
+        self.last
     }
 
-    /// Returns the first packet that was sent to the node and fits, if it was kept. It is not kept any longer.
-    pub(super) fn take(&mut self, nid: &str, wanted: (i64, i32, i32)) -> Option<Box<[u8]>> {
-        let way = self.nodes.get_mut(nid)?;
-        let mut packets = way.packets.iter();
-        let at = packets.position(|kept| (kept.cid, kept.route, kept.seq) == wanted)?;
-        let kept = way.packets.remove(at)?;
-        way.bytes -= kept.bytes.len();
-        Some(kept.bytes)
+    /// Notes that a node has rejected a packet. Which one it was is known when all packets of its connection are decided, since those
+    /// that are rejected are the last ones. Returns false if nothing is kept for the node.
+    pub(super) fn reject(&mut self, nid: &str, key: PacketKey, reason: RejectReason) -> bool {
+        let Some(way) = self.nodes.get_mut(nid) else {
+            return false;
+        };
+        // A node that rejects more than it was sent is not believed.
+        if way.decided >= way.sent || way.rejected.len() > way.packets.len() {
+            return false;
+        }
+        way.rejected.entry(key).or_default().push(reason);
+        way.is_urgent = true;
+        true
     }
 
     /// Returns true if the node has taken or rejected the packets up to this number, or is gone.
@@ -113,34 +132,53 @@ impl Kept {
         (self.nodes.get(nid)).is_none_or(|way| way.decided >= number)
     }
 
-    /// Notes that the packets up to this number have been taken or rejected, or have got lost with their link.
-    pub(super) fn decided(&mut self, nid: &str, Fence(number): Fence) {
-        if let Some(way) = self.nodes.get_mut(nid) {
-            way.decide(number);
+    /// Notes that the packets up to this number have been taken or rejected, or have got lost with their link. Returns those that were
+    /// rejected, in their order.
+    pub(super) fn decided(&mut self, nid: &str, Fence(number): Fence) -> Vec<Returned> {
+        let way = self.nodes.get_mut(nid);
+        way.map_or_else(Vec::new, |way| {
+            way.unanswered = 0;
+            way.decide(number)
+        })
+    }
+
+    /// Notes that a Ping was not answered. Another one is sent, but not for ever.
+    pub(super) fn unanswered(&mut self, nid: &str) -> Vec<Returned> {
+        let Some(way) = self.nodes.get_mut(nid) else {
+            return Vec::new();
+        };
+        way.unanswered += 1;
+        if way.unanswered >= MAX_UNANSWERED {
+            way.unanswered = 0;
+            return way.decide(way.asked);
         }
+        way.asked = way.decided;
+        way.is_urgent = true;
+        Vec::new()
     }
 
     /// Notes what a node has told about itself.
-    pub(super) fn set_extensions(&mut self, nid: &str, extensions: bool) {
-        let way = self.nodes.entry(nid.to_owned()).or_default();
+    pub(super) fn set_extensions(&mut self, nid: &str, extensions: bool) -> Vec<Returned> {
+        let way = way(&mut self.nodes, self.last, nid);
         way.extensions = Some(extensions);
-        if !extensions {
-            way.decide(way.sent);
+        match extensions {
+            true => Vec::new(),
+            false => way.decide(way.sent),
         }
     }
 
     /// Notes that packets were given up before the node has told anything about itself.
-    pub(super) fn gave_up(&mut self, nid: &str) {
-        if let Some(way) = self.nodes.get_mut(nid)
-            && way.extensions.is_none()
-        {
-            way.decide(way.sent);
+    pub(super) fn gave_up(&mut self, nid: &str) -> Vec<Returned> {
+        match self.nodes.get_mut(nid) {
+            Some(way) if way.extensions.is_none() => way.decide(way.sent),
+            _ => Vec::new(),
         }
     }
 
-    /// Forgets the nodes that are gone.
-    pub(super) fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
-        self.nodes.retain(|nid, _| is_there(nid));
+    /// Forgets the nodes that are gone. Returns what they had rejected.
+    pub(super) fn retain(&mut self, is_there: impl Fn(&str) -> bool) -> Vec<Returned> {
+        let gone = self.nodes.extract_if(|nid, _| !is_there(nid));
+        gone.flat_map(|(_, mut way)| way.decide(way.sent)).collect()
     }
 
     /// Asks a node as soon as possible.
@@ -179,15 +217,72 @@ impl Kept {
     }
 }
 
+/// Returns the way to a node. A new one has nothing undecided.
+fn way<'n>(nodes: &'n mut HashMap<String, Way>, last: u64, nid: &str) -> &'n mut Way {
+    if !nodes.contains_key(nid) {
+        let way = Way {
+            sent: last,
+            decided: last,
+            asked: last,
+            ..Way::default()
+        };
+        nodes.insert(nid.to_owned(), way);
+    }
+    nodes.entry(nid.to_owned()).or_default()
+}
+
+impl KeptPacket {
+    /// Returns about how many bytes it takes in memory.
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.bytes.len()
+    }
+}
+
 impl Way {
-    fn decide(&mut self, number: u64) {
+    /// Takes out the packets up to this number. Returns those that were rejected, in their order.
+    fn decide(&mut self, number: u64) -> Vec<Returned> {
         self.decided = self.decided.max(number);
-        while let Some(first) = self.packets.front()
-            && first.number <= number
-        {
-            self.bytes -= first.bytes.len();
-            self.packets.pop_front();
+        let decided = self.packets.partition_point(|kept| kept.number <= number);
+        let mut decided: VecDeque<_> = self.packets.drain(..decided).collect();
+        let mut returned = Vec::new();
+        if !self.rejected.is_empty() {
+            // Those of these connections are matched when all of their packets are decided.
+            let later: HashSet<i64> = self.packets.iter().map(|kept| kept.key.0).collect();
+            let mut undecided = Vec::new();
+            while let Some(kept) = decided.pop_back() {
+                if later.contains(&kept.key.0) {
+                    undecided.push(kept);
+                    continue;
+                }
+                self.bytes -= kept.weight();
+                if let Some(reason) = self.rejected.get_mut(&kept.key).and_then(Vec::pop) {
+                    returned.push(Returned {
+                        key: kept.key,
+                        reason,
+                        bytes: Some(kept.bytes),
+                    });
+                }
+            }
+            for kept in undecided {
+                self.packets.push_front(kept);
+            }
+            returned.reverse();
+            self.rejected.retain(|key, reasons| {
+                if later.contains(&key.0) {
+                    return true;
+                }
+                returned.extend(reasons.drain(..).map(|reason| Returned {
+                    key: *key,
+                    reason,
+                    bytes: None,
+                }));
+                false
+            });
         }
+        for kept in decided {
+            self.bytes -= kept.weight();
+        }
+        returned
     }
 }
 
@@ -196,8 +291,15 @@ pub(super) fn note(notices: &mut Vec<Notice>, node: &Identity, event: LaneEvent<
     let nid = node.id.clone();
     notices.push(match event {
         LaneEvent::Up { extensions, .. } => Notice::Up { nid, extensions },
-        // Without an answer the link has ended, and with it what was on its way.
-        LaneEvent::Answered { token: fence, .. } => Notice::Decided { nid, fence },
+        LaneEvent::Answered {
+            token: fence,
+            result,
+        } => match result {
+            Ok(answer) if answer.code != Code::Done => Notice::Unanswered { nid },
+            Err(Error::Timeout { .. }) => Notice::Unanswered { nid },
+            // With any other error the link has ended, and with it what was on its way.
+            Ok(_) | Err(_) => Notice::Decided { nid, fence },
+        },
         LaneEvent::Rejected {
             cid,
             route,
@@ -232,6 +334,11 @@ mod tests {
         asked
     }
 
+    fn packets(returned: Vec<Returned>) -> Vec<(i32, Option<Vec<u8>>)> {
+        let packet = |returned: Returned| (returned.key.2, returned.bytes.map(Vec::from));
+        returned.into_iter().map(packet).collect()
+    }
+
     #[test]
     fn a_packet_is_kept_until_a_later_question_is_answered() {
         let mut kept = kept();
@@ -241,15 +348,69 @@ mod tests {
         assert!(asked(&mut kept).is_empty(), "there is no hurry");
         kept.hurry("a");
         assert_eq!(asked(&mut kept), [3]);
-        assert_eq!(kept.keep("a", (5, 1, 4), b"late"), 4);
+        assert_eq!(kept.keep("a", (6, 1, 4), b"late"), 4);
         kept.hurry("a");
         assert!(asked(&mut kept).is_empty(), "one at a time");
-        assert_eq!(kept.take("a", (5, 1, 2)).as_deref(), Some(&b"data"[..]));
-        assert_eq!(kept.take("a", (5, 1, 2)), None);
-        kept.decided("a", Fence(3));
+        assert!(kept.reject("a", (5, 1, 2), RejectReason::Moved));
+        assert!(kept.reject("a", (5, 1, 3), RejectReason::Moved));
+        let data = || Some(b"data".to_vec());
+        let returned = packets(kept.decided("a", Fence(3)));
+        assert_eq!(returned, [(2, data()), (3, data())]);
         assert!(kept.is_decided("a", 3) && !kept.is_decided("a", 4));
-        assert_eq!(kept.take("a", (5, 1, 1)), None);
-        assert_eq!((asked(&mut kept), kept.bytes()), (vec![4], 4));
+        assert_eq!(asked(&mut kept), [4]);
+        assert!(packets(kept.decided("a", Fence(4))).is_empty());
+        assert_eq!(kept.bytes(), 0);
+        assert!(!kept.reject("a", (5, 1, 2), RejectReason::Moved));
+    }
+
+    #[test]
+    fn of_packets_that_are_alike_the_last_ones_are_those_that_were_rejected() {
+        let mut kept = kept();
+        for data in [b"1", b"2", b"3"] {
+            kept.keep("a", (5, 3, 0), data);
+        }
+        kept.hurry("a");
+        assert_eq!(asked(&mut kept), [3]);
+        // Behind the question.
+        kept.keep("a", (5, 3, 0), b"4");
+        assert!(kept.reject("a", (5, 3, 0), RejectReason::Moved));
+        assert!(kept.reject("a", (5, 3, 0), RejectReason::Moved));
+        assert!(packets(kept.decided("a", Fence(3))).is_empty());
+        assert_eq!(asked(&mut kept), [4]);
+        let returned = packets(kept.decided("a", Fence(4)));
+        assert_eq!(
+            returned,
+            [(0, Some(b"3".to_vec())), (0, Some(b"4".to_vec()))]
+        );
+        assert_eq!(kept.bytes(), 0);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_under_its_id_has_nothing_undecided() {
+        let mut kept = kept();
+        let before = kept.keep("a", (5, 1, 1), b"data");
+        assert!(kept.reject("a", (5, 1, 1), RejectReason::Draining));
+        let returned = packets(kept.retain(|_| false));
+        assert_eq!(returned, [(1, Some(b"data".to_vec()))]);
+        kept.set_extensions("a", true);
+        assert!(kept.is_decided("a", before));
+        let after = kept.keep("a", (6, 1, 1), b"data");
+        assert!(after > before && !kept.is_decided("a", after));
+    }
+
+    #[test]
+    fn a_question_without_an_answer_is_asked_again_but_not_for_ever() {
+        let mut kept = kept();
+        let number = kept.keep("a", (5, 1, 1), b"data");
+        kept.hurry("a");
+        for _ in 1..MAX_UNANSWERED {
+            assert_eq!(asked(&mut kept), [number]);
+            assert!(kept.unanswered("a").is_empty());
+            assert!(!kept.is_decided("a", number));
+        }
+        assert_eq!(asked(&mut kept), [number]);
+        assert!(kept.unanswered("a").is_empty());
+        assert!(kept.is_decided("a", number));
     }
 
     #[test]
@@ -279,7 +440,10 @@ mod tests {
             assert!(kept.bytes() <= MAX_BYTES);
         }
         assert_eq!(asked(&mut kept), [8]);
-        assert_eq!(kept.take("a", (5, 1, 3)), None);
-        assert!(kept.take("a", (5, 1, 4)).is_some());
+        for seq in [3, 7] {
+            assert!(kept.reject("a", (5, 1, seq), RejectReason::Moved));
+        }
+        let returned = packets(kept.decided("a", Fence(8)));
+        assert_eq!(returned, [(7, Some(packet)), (3, None)]);
     }
 }

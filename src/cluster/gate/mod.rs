@@ -132,7 +132,7 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// Returns the error of the registry.
+    /// Returns the error of the registry, and [`Error::Draining`] if the gate drains and the state is not `hang` or `shut`.
     pub fn set_state(&self, state: State) -> Result<(), Error> {
         self.shared.registered.set_state(state)
     }

@@ -152,8 +152,10 @@ impl GateReactor {
 
     /// Sets the state, and has it registered. A number that is no state is only told to those who ask, as due does.
     fn set_state(&mut self, code: u8) -> Code {
-        let Some(state) = self.shared.registered.set_state_code(code) else {
-            return Code::Done;
+        let state = match self.shared.registered.set_state_code(code) {
+            Ok(Some(state)) => state,
+            Ok(None) => return Code::Done,
+            Err(_) => return Code::Failed,
         };
         let shared = self.shared.clone();
         // All under one key, so that the last one stays.

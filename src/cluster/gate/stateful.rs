@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::client::{Client, Place, Wait};
 use super::clients::{deliver, resume};
 use super::handler::{GateReactor, Session};
-use super::kept::Notice;
+use super::kept::{Notice, PacketKey, Returned};
 use super::stats::RefusedPacket;
 use crate::cluster::Error;
 use crate::cluster::dispatch::{Dispatch, Source};
@@ -37,6 +37,11 @@ enum Step {
     Sent,
     Refused(RefusedPacket),
     Wait(Wait),
+}
+
+/// Returns true if a rejected packet is for the node where its user is by now.
+fn follows(reason: RejectReason) -> bool {
+    matches!(reason, RejectReason::Moved | RejectReason::Draining)
 }
 
 impl GateReactor {
@@ -70,9 +75,23 @@ impl GateReactor {
                     packet,
                     reason,
                 } => self.on_rejected(&nid, packet, reason, reactor),
-                Notice::Decided { nid, fence } => self.kept.decided(&nid, fence),
-                Notice::Up { nid, extensions } => self.kept.set_extensions(&nid, extensions),
-                Notice::GaveUp { nid } => self.kept.gave_up(&nid),
+                Notice::Decided { nid, fence } => {
+                    let returned = self.kept.decided(&nid, fence);
+                    self.take_back(returned, reactor);
+                }
+                Notice::Unanswered { nid } => {
+                    let returned = self.kept.unanswered(&nid);
+                    self.take_back(returned, reactor);
+                    self.is_pending = true;
+                }
+                Notice::Up { nid, extensions } => {
+                    let returned = self.kept.set_extensions(&nid, extensions);
+                    self.take_back(returned, reactor);
+                }
+                Notice::GaveUp { nid } => {
+                    let returned = self.kept.gave_up(&nid);
+                    self.take_back(returned, reactor);
+                }
             }
         }
         self.release(reactor);
@@ -124,40 +143,64 @@ impl GateReactor {
     fn on_rejected(
         &mut self,
         nid: &str,
-        (cid, route, seq): (i64, i32, i32),
+        key: PacketKey,
         reason: RejectReason,
         reactor: &mut Reactor<'_, Self>,
     ) {
         self.counters().rejected.add(1);
-        let kept = self.kept.take(nid, (cid, route, seq));
+        let (cid, route, _) = key;
+        let is_stateful = (self.table.route(route)).is_some_and(|(spec, _)| spec.stateful);
+        if !is_stateful || !self.kept.reject(nid, key, reason) {
+            let bytes = None;
+            return self.take_back(vec![Returned { key, reason, bytes }], reactor);
+        }
         let Some(id) = self.sessions.find(cid, 0) else {
             return;
         };
-        let follows = matches!(reason, RejectReason::Moved | RejectReason::Draining);
-        reactor.with(id, |conn, session| match (session, kept) {
-            (Session::Client(client), Some(kept)) if follows => {
-                (self.shared.locations).forget(self.sessions.uid(cid));
-                client.left = Some(nid.into());
-                client.returned.push_back(kept);
-                if client.wait != Wait::Nodes {
-                    self.wait(conn, client, Wait::Nodes);
+        // Nothing overtakes what comes back when the node has told about the rest.
+        if follows(reason) {
+            reactor.with(id, |conn, session| {
+                if let Session::Client(client) = session {
+                    (self.shared.locations).forget(self.sessions.uid(cid));
+                    client.left = Some(nid.into());
+                    if client.wait != Wait::Nodes {
+                        self.wait(conn, client, Wait::Nodes);
+                    }
                 }
-            }
-            (Session::Client(_), kept) => {
-                let kept = kept.unwrap_or_default();
-                let data = match self.shared.options.packet.decode_message(&kept) {
-                    Ok(PacketFrame::Packet { packet, .. }) => packet.data,
-                    _ => &[],
-                };
-                let refused = match reason {
-                    RejectReason::Moved => RefusedPacket::NotLocated,
-                    RejectReason::UnknownRoute => RefusedPacket::UnknownRoute,
-                    _ => RefusedPacket::Busy,
-                };
-                self.refuse_late(conn, &Packet { route, seq, data }, refused);
-            }
-            _ => {}
-        });
+            });
+        }
+    }
+
+    /// Gives rejected packets back to their clients, from which they go to where the users are by now.
+    pub(super) fn take_back(&mut self, returned: Vec<Returned>, reactor: &mut Reactor<'_, Self>) {
+        for Returned { key, reason, bytes } in returned {
+            let (cid, route, seq) = key;
+            let Some(id) = self.sessions.find(cid, 0) else {
+                continue;
+            };
+            reactor.with(id, |conn, session| match (session, bytes) {
+                (Session::Client(client), Some(bytes)) if follows(reason) => {
+                    client.returned.push_back(bytes);
+                    if client.wait != Wait::Nodes {
+                        self.wait(conn, client, Wait::Nodes);
+                    }
+                }
+                (Session::Client(_), bytes) => {
+                    let bytes = bytes.unwrap_or_default();
+                    let data = match self.shared.options.packet.decode_message(&bytes) {
+                        Ok(PacketFrame::Packet { packet, .. }) => packet.data,
+                        _ => &[],
+                    };
+                    let refused = match reason {
+                        RejectReason::Moved => RefusedPacket::NotLocated,
+                        RejectReason::UnknownRoute => RefusedPacket::UnknownRoute,
+                        _ => RefusedPacket::Busy,
+                    };
+                    self.refuse_late(conn, &Packet { route, seq, data }, refused);
+                }
+                _ => {}
+            });
+        }
     }
 
     /// Makes a client wait. Nothing is read from it meanwhile.

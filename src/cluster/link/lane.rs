@@ -303,6 +303,13 @@ impl<T> Lane<T> {
         let Incoming::Frame(frame) = frame else {
             return Ok(());
         };
+        // Whoever has not proved that it has the secret has nothing to say yet.
+        if self.secret.is_some()
+            && matches!(self.phase, Phase::Opening(_))
+            && !(1..FIRST_CALL).contains(&frame.seq)
+        {
+            return Err(Error::Unauthorized);
+        }
         match frame.seq {
             0 => self.receive_notice(&frame, events),
             1..FIRST_CALL => self.receive_opening(&frame, events)?,

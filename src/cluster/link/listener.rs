@@ -56,6 +56,9 @@ pub struct ListenerStats {
 /// The time after which a silent link is closed. Diallers send a heartbeat every 10 s.
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// The time that a peer has to prove that it has the secret, if there is one.
+const PROVING: Duration = Duration::from_secs(5);
+
 /// The maximum length of a dialler's id, in bytes. It is kept as long as the link.
 const MAX_ID: usize = 255;
 
@@ -175,7 +178,11 @@ impl Listener {
 
     /// Returns the time at which the link must be closed, if nothing comes until then.
     pub fn deadline(&self) -> Duration {
-        self.last.saturating_add(SILENCE)
+        // Whoever has not proved that it has the secret may not hold a connection, whatever it sends.
+        match self.secret.is_some() && !self.proven {
+            true => PROVING,
+            false => self.last.saturating_add(SILENCE),
+        }
     }
 
     /// Returns the counters.

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
@@ -12,6 +12,8 @@ pub(in crate::cluster) struct Registered {
     record: Mutex<Option<Instance>>,
     /// The number of the state, which may be one that nobody knows: other servers can set it.
     state: AtomicU8,
+    /// From now on the server takes no new work, whoever sets another state.
+    is_draining: AtomicBool,
 }
 
 impl Registered {
@@ -20,6 +22,7 @@ impl Registered {
             registry,
             record: Mutex::new(None),
             state: AtomicU8::new(State::Work.code()),
+            is_draining: AtomicBool::new(false),
         }
     }
 
@@ -29,9 +32,25 @@ impl Registered {
     }
 
     /// Sets the number of the state that others are told who ask. Returns the state to register, if it is one.
-    pub(in crate::cluster) fn set_state_code(&self, code: u8) -> Option<State> {
+    pub(in crate::cluster) fn set_state_code(&self, code: u8) -> Result<Option<State>, Error> {
+        let state = State::from_code(code);
+        self.check(state)?;
         self.state.store(code, Ordering::Release);
-        State::from_code(code)
+        Ok(state)
+    }
+
+    /// Registers the state `hang`, for good.
+    pub(in crate::cluster) fn begin_drain(&self) -> Result<(), Error> {
+        self.is_draining.store(true, Ordering::SeqCst);
+        self.set_state(State::Hang)
+    }
+
+    fn check(&self, state: Option<State>) -> Result<(), Error> {
+        let takes_work = !matches!(state, Some(State::Hang | State::Shut));
+        match takes_work && self.is_draining.load(Ordering::SeqCst) {
+            true => Err(Error::Draining),
+            false => Ok(()),
+        }
     }
 
     /// Registers the server.
@@ -45,6 +64,7 @@ impl Registered {
     /// Registers the server with another state. It may block.
     pub(in crate::cluster) fn set_state(&self, state: State) -> Result<(), Error> {
         let mut record = self.record.lock();
+        self.check(Some(state))?;
         self.state.store(state.code(), Ordering::Release);
         let Some(instance) = record.as_mut() else {
             return Ok(());
