@@ -44,7 +44,8 @@ const PROTOCOLS: [&str; 5] = [
 /// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
 const CLUSTER: [&[&str]; 8] = [
     &[
-        "codec", "error", "follower", "keyed", "mode", "monitor", "roles", "text", "uuid", "watch",
+        "codec", "error", "follower", "keyed", "mode", "monitor", "reactors", "roles", "text",
+        "uuid", "watch",
     ],
     &["packet", "drpc", "backends"],
     &[

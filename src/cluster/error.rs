@@ -149,6 +149,13 @@ error_messages! {
 }
 
 impl Error {
+    pub(super) fn backend(backend: &'static str, problem: impl Into<String>) -> Self {
+        Error::Backend {
+            backend,
+            problem: problem.into(),
+        }
+    }
+
     pub(super) fn argument(name: &'static str, problem: impl Into<String>) -> Self {
         Error::InvalidArgument {
             name,

@@ -80,10 +80,9 @@ impl Followers {
             each(None);
         };
         let thread = thread::Builder::new().name(format!("epicycle-{name}"));
-        let thread = thread.spawn(run).map_err(|error| Error::Backend {
-            backend: name,
-            problem: format!("no thread for its watch: {error}"),
-        })?;
+        let thread = thread
+            .spawn(run)
+            .map_err(|error| Error::backend(name, format!("no thread for its watch: {error}")))?;
         Ok(Follower {
             watch: handle,
             thread: Some(thread),

@@ -52,6 +52,7 @@ mod mode;
 mod monitor;
 pub mod node;
 pub mod packet;
+mod reactors;
 pub mod registry;
 mod roles;
 mod session;

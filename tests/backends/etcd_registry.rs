@@ -5,7 +5,7 @@ use epicycle::cluster::registry::{EtcdRegistry, Instance, Registry, RouteSpec};
 use epicycle::cluster::{Error, Kind, State, Watch};
 
 use crate::etcd_server::Server;
-use crate::redis_server::free_port;
+use crate::process::free_port;
 use crate::util::{LONG, eventually};
 use crate::vectors::rows;
 

@@ -1,21 +1,20 @@
 //! An etcd server of a test's own.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use epicycle::cluster::backends::Etcd;
 use epicycle::fetch::Client;
-use rustix::process::{Pid, Signal, kill_process};
 
-use crate::redis_server::free_port;
+use crate::process::{Process, free_port};
 use crate::util::client::TempPath;
-use crate::util::{eventually, skipped};
+use crate::util::eventually;
 
 pub(crate) struct Server {
     pub(crate) port: u16,
     peer_port: u16,
     data: TempPath,
-    child: Child,
+    process: Process,
 }
 
 impl Server {
@@ -26,12 +25,12 @@ impl Server {
 
     pub(crate) fn start_at(port: u16) -> Option<Self> {
         let (peer_port, data) = (free_port(), TempPath::new());
-        let child = spawn(port, peer_port, &data)?;
+        let process = spawn(port, peer_port, &data)?;
         let server = Self {
             port,
             peer_port,
             data,
-            child,
+            process,
         };
         server.await_answer();
         Some(server)
@@ -46,22 +45,21 @@ impl Server {
     }
 
     pub(crate) fn kill(&mut self) {
-        self.child.kill().expect("is killed");
-        self.child.wait().expect("has ended");
+        self.process.kill();
     }
 
     /// Starts it anew, with what it has stored.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.port, self.peer_port, &self.data).expect("starts again");
+        self.process = spawn(self.port, self.peer_port, &self.data).expect("starts again");
         self.await_answer();
     }
 
     pub(crate) fn pause(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::STOP).expect("is ours");
+        self.process.pause();
     }
 
     pub(crate) fn resume(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::CONT).expect("is ours");
+        self.process.resume();
     }
 
     /// Runs etcd's own client.
@@ -90,35 +88,24 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::CONT);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.kill();
         let _ = std::fs::remove_dir_all(&self.data.0);
     }
 }
 
-fn spawn(port: u16, peer_port: u16, data: &TempPath) -> Option<Child> {
+fn spawn(port: u16, peer_port: u16, data: &TempPath) -> Option<Process> {
     let (client, peer) = (
         format!("http://127.0.0.1:{port}"),
         format!("http://127.0.0.1:{peer_port}"),
     );
-    let started = Command::new("etcd")
-        .arg("--data-dir")
-        .arg(&data.0)
-        .args(["--listen-client-urls", &client])
-        .args(["--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer])
-        .args(["--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &format!("default={peer}")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    match started {
-        Ok(child) => Some(child),
-        Err(error) => {
-            skipped(&format!("there is no etcd: {error}"));
-            None
-        }
-    }
+    Process::start(
+        Command::new("etcd")
+            .arg("--data-dir")
+            .arg(&data.0)
+            .args(["--listen-client-urls", &client])
+            .args(["--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer])
+            .args(["--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")]),
+    )
 }

@@ -9,10 +9,12 @@ mod util;
 #[path = "../cluster/vectors.rs"]
 mod vectors;
 
+mod bus;
 mod etcd_registry;
 mod etcd_server;
 mod nats_bus;
 mod nats_server;
+mod process;
 mod redis_bus;
 mod redis_cache;
 mod redis_locator;

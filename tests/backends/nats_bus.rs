@@ -1,24 +1,16 @@
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use epicycle::cluster::Error;
 use epicycle::cluster::backends::Nats;
-use epicycle::cluster::eventbus::{EventBus, Message, NatsEventBus, Subscription};
+use epicycle::cluster::eventbus::{EventBus, NatsEventBus};
 use epicycle::tls::{Roots, TlsClient};
 
+use crate::bus::listen;
 use crate::nats_server::Server;
-use crate::redis_server::free_port;
+use crate::process::free_port;
 use crate::util::client::TempPath;
 use crate::util::{LONG, eventually};
 use crate::vectors::rows;
-
-fn listen(bus: &NatsEventBus, topic: &str) -> (Subscription, Receiver<Message>) {
-    let (sender, receiver) = channel();
-    let handler = Box::new(move |message: &Message| {
-        let _ = sender.send(message.clone());
-    });
-    (bus.subscribe(topic, handler).expect("subscribes"), receiver)
-}
 
 #[test]
 fn messages_come_in_order_to_each_subscriber_of_their_topic() {

@@ -2,18 +2,17 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use epicycle::cluster::backends::Nats;
-use rustix::process::{Pid, Signal, kill_process};
 
-use crate::redis_server::free_port;
-use crate::util::{LONG, await_some, skipped};
+use crate::process::{Process, free_port};
+use crate::util::{LONG, await_some};
 
 pub(crate) struct Server {
     pub(crate) port: u16,
     args: Vec<String>,
-    child: Child,
+    process: Process,
 }
 
 impl Server {
@@ -24,8 +23,12 @@ impl Server {
 
     pub(crate) fn start_at(port: u16, args: &[&str]) -> Option<Self> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let child = spawn(port, &args)?;
-        let server = Self { port, args, child };
+        let process = spawn(port, &args)?;
+        let server = Self {
+            port,
+            args,
+            process,
+        };
         server.await_answer();
         Some(server)
     }
@@ -50,21 +53,20 @@ impl Server {
     }
 
     pub(crate) fn kill(&mut self) {
-        self.child.kill().expect("is killed");
-        self.child.wait().expect("has ended");
+        self.process.kill();
     }
 
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.port, &self.args).expect("starts again");
+        self.process = spawn(self.port, &self.args).expect("starts again");
         self.await_answer();
     }
 
     pub(crate) fn pause(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::STOP).expect("is ours");
+        self.process.pause();
     }
 
     pub(crate) fn resume(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::CONT).expect("is ours");
+        self.process.resume();
     }
 
     fn await_answer(&self) {
@@ -74,32 +76,15 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::CONT);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn spawn(port: u16, args: &[String]) -> Option<Child> {
+fn spawn(port: u16, args: &[String]) -> Option<Process> {
     // It may be where only root looks for programs.
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let started = Command::new("nats-server")
-        .env("PATH", &path)
-        .args(["-a", "127.0.0.1", "-p", &port.to_string()])
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    match started {
-        Ok(child) => Some(child),
-        Err(error) => {
-            skipped(&format!("there is no nats-server: {error}"));
-            None
-        }
-    }
+    Process::start(
+        Command::new("nats-server")
+            .env("PATH", &path)
+            .args(["-a", "127.0.0.1", "-p", &port.to_string()])
+            .args(args),
+    )
 }
 
 pub(crate) struct Stranger(BufReader<TcpStream>);

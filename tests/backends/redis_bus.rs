@@ -1,22 +1,15 @@
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use epicycle::cluster::Error;
 use epicycle::cluster::backends::Redis;
-use epicycle::cluster::eventbus::{EventBus, Message, RedisEventBus, Subscription};
+use epicycle::cluster::eventbus::{EventBus, RedisEventBus};
 use redis::Commands;
 
-use crate::redis_server::{Server, free_port};
+use crate::bus::listen;
+use crate::process::free_port;
+use crate::redis_server::Server;
 use crate::util::{LONG, eventually};
 use crate::vectors::rows;
-
-fn listen(bus: &RedisEventBus, topic: &str) -> (Subscription, Receiver<Message>) {
-    let (sender, receiver) = channel();
-    let handler = Box::new(move |message: &Message| {
-        let _ = sender.send(message.clone());
-    });
-    (bus.subscribe(topic, handler).expect("subscribes"), receiver)
-}
 
 #[test]
 fn messages_come_in_order_to_each_subscriber_of_their_topic() {

@@ -6,7 +6,8 @@ use epicycle::cluster::eventbus::{EventBus, RedisEventBus};
 use epicycle::cluster::locator::{LocationEvent, Locator, RedisLocator};
 use redis::Commands;
 
-use crate::redis_server::{Server, free_port};
+use crate::process::free_port;
+use crate::redis_server::Server;
 use crate::util::eventually;
 use crate::vectors::rows;
 

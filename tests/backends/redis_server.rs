@@ -1,20 +1,19 @@
 //! A Redis server of a test's own.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use epicycle::cluster::backends::Redis;
 use redis::{Client, Connection};
-use rustix::process::{Pid, Signal, kill_process};
 
+use crate::process::{Process, free_port};
+use crate::util::await_some;
 use crate::util::client::TempPath;
-use crate::util::{await_some, skipped};
 
 /// A server that ends with the test.
 pub(crate) struct Server {
     pub(crate) port: u16,
     args: Vec<String>,
-    child: Child,
+    process: Process,
 }
 
 impl Server {
@@ -25,8 +24,12 @@ impl Server {
 
     pub(crate) fn start_at(port: u16, args: &[&str]) -> Option<Self> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let child = spawn(port, &args)?;
-        let server = Self { port, args, child };
+        let process = spawn(port, &args)?;
+        let server = Self {
+            port,
+            args,
+            process,
+        };
         server.await_answer();
         Some(server)
     }
@@ -47,26 +50,21 @@ impl Server {
     }
 
     pub(crate) fn kill(&mut self) {
-        self.child.kill().expect("is killed");
-        self.child.wait().expect("has ended");
+        self.process.kill();
     }
 
     /// Starts it anew at its port, with nothing of what it had.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.port, &self.args).expect("starts again");
+        self.process = spawn(self.port, &self.args).expect("starts again");
         self.await_answer();
     }
 
     pub(crate) fn pause(&self) {
-        self.signal(Signal::STOP);
+        self.process.pause();
     }
 
     pub(crate) fn resume(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("is ours");
+        self.process.resume();
     }
 
     fn await_answer(&self) {
@@ -77,56 +75,28 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.resume_if_paused();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Server {
-    fn resume_if_paused(&self) {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::CONT);
-    }
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-    listener.local_addr().expect("has an address").port()
-}
-
-fn spawn(port: u16, args: &[String]) -> Option<Child> {
+fn spawn(port: u16, args: &[String]) -> Option<Process> {
     let dir = std::env::temp_dir();
-    let started = Command::new("redis-server")
-        .args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-        ])
-        .args(["--appendonly", "no", "--dir"])
-        .arg(dir)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    match started {
-        Ok(child) => Some(child),
-        Err(error) => {
-            skipped(&format!("there is no redis-server: {error}"));
-            None
-        }
-    }
+    Process::start(
+        Command::new("redis-server")
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+            ])
+            .args(["--appendonly", "no", "--dir"])
+            .arg(dir)
+            .args(args),
+    )
 }
 
 /// A sentinel that watches a server.
 pub(crate) struct Sentinel {
     pub(crate) port: u16,
-    child: Child,
+    _process: Process,
     _config: TempPath,
 }
 
@@ -138,24 +108,15 @@ impl Sentinel {
             master.port
         );
         std::fs::write(&config.0, text).expect("writes");
-        let child = Command::new("redis-server")
-            .arg(&config.0)
-            .arg("--sentinel")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("starts");
+        let process = Process::start(
+            Command::new("redis-server")
+                .arg(&config.0)
+                .arg("--sentinel"),
+        );
         Self {
             port,
-            child,
+            _process: process.expect("starts"),
             _config: config,
         }
-    }
-}
-
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -4,7 +4,8 @@ use epicycle::cluster::Error;
 use epicycle::cluster::backends::Redis;
 use epicycle::cluster::locator::{LocationEvent, Locator, RedisLocator};
 
-use crate::redis_server::{Sentinel, Server, free_port};
+use crate::process::free_port;
+use crate::redis_server::{Sentinel, Server};
 use crate::util::client::TempPath;
 use crate::util::eventually;
 

@@ -196,11 +196,11 @@ impl Etcd {
                 }
                 Err(Problem::Refused(problem)) => {
                     self.answered();
-                    return Err(backend(problem));
+                    return Err(etcd_error(problem));
                 }
                 Err(Problem::Token) => {
                     self.answered();
-                    return Err(backend("the token of the user is refused"));
+                    return Err(etcd_error("the token of the user is refused"));
                 }
                 Err(Problem::Lost(problem)) => last = format!("{url}: {problem}"),
             }
@@ -209,7 +209,7 @@ impl Etcd {
         if !std::mem::replace(&mut state.is_down, true) {
             log::warn!(target: "epicycle::cluster", "etcd is lost: {last}");
         }
-        Err(backend(last))
+        Err(etcd_error(last))
     }
 
     fn answered(&self) {
@@ -256,11 +256,9 @@ fn check(status: u16, body: &[u8]) -> Result<(), Problem> {
     })
 }
 
-fn backend(problem: impl Into<String>) -> Error {
-    Error::Backend {
-        backend: "etcd",
-        problem: problem.into(),
-    }
+/// Returns the error that etcd is the cause of.
+pub(in crate::cluster) fn etcd_error(problem: impl Into<String>) -> Error {
+    Error::backend("etcd", problem)
 }
 
 /// Answers that come one after the other.
@@ -278,24 +276,24 @@ impl Stream {
                     if cause.is_some_and(FetchError::is_timeout) {
                         return Ok(None);
                     }
-                    return Err(backend(error.to_string()));
+                    return Err(etcd_error(error.to_string()));
                 }
             };
             if read.is_empty() {
-                return Err(backend("the stream of answers has ended"));
+                return Err(etcd_error("the stream of answers has ended"));
             }
             let end = memchr::memchr(b'\n', read);
             line.extend_from_slice(&read[..end.unwrap_or(read.len())]);
             let used = end.map_or(read.len(), |end| end + 1);
             self.0.consume(used);
             if line.len() > MAX_LINE {
-                return Err(backend("an answer is too long"));
+                return Err(etcd_error("an answer is too long"));
             }
             if end.is_some() {
                 let answer = serde_json::from_slice(&line);
                 return answer
                     .map(Some)
-                    .map_err(|error| backend(format!("a stream answers strangely: {error}")));
+                    .map_err(|error| etcd_error(format!("a stream answers strangely: {error}")));
             }
         }
     }
@@ -359,7 +357,9 @@ impl EtcdBuilder {
         if let Some(tls) = &self.tls {
             client = client.tls(tls);
         }
-        let client = client.start().map_err(|error| backend(error.to_string()))?;
+        let client = client
+            .start()
+            .map_err(|error| etcd_error(error.to_string()))?;
         Ok(Etcd(Arc::new(Shared {
             client,
             urls: urls.collect(),

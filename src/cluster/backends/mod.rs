@@ -34,7 +34,7 @@ use std::time::Duration;
 use super::Error;
 
 #[cfg(feature = "etcd")]
-pub(in crate::cluster) use self::etcd::{Base64, Number, end_of_prefix};
+pub(in crate::cluster) use self::etcd::{Base64, Number, end_of_prefix, etcd_error};
 #[cfg(feature = "etcd")]
 pub use self::etcd::{Etcd, EtcdBuilder};
 #[cfg(feature = "nats")]

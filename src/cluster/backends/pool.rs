@@ -218,10 +218,7 @@ impl<D: Dial> Pool<D> {
     }
 
     fn error(&self, problem: impl Into<String>) -> Error {
-        Error::Backend {
-            backend: D::BACKEND,
-            problem: problem.into(),
-        }
+        Error::backend(D::BACKEND, problem)
     }
 }
 

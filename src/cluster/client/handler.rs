@@ -69,10 +69,10 @@ impl ClientReactor {
             _ => None,
         };
         if let Some(first) = link.first.take() {
-            let _ = first.send(Err(Error::Backend {
-                backend: "gate",
-                problem: format!("no connection to {}: {error}", link.to),
-            }));
+            let _ = first.send(Err(Error::backend(
+                "gate",
+                format!("no connection to {}: {error}", link.to),
+            )));
         }
         let event = ClientEvent::ConnectFailed {
             error,

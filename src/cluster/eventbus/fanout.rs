@@ -93,9 +93,11 @@ impl Fanout {
         let (own, counters) = (subscriber.clone(), self.0.counters.clone());
         let thread = thread::Builder::new().name("epicycle-bus".to_owned());
         let thread = thread.spawn(move || own.run(handler, &counters));
-        thread.map_err(|error| Error::Backend {
-            backend: "event bus",
-            problem: format!("no thread for a subscription: {error}"),
+        thread.map_err(|error| {
+            Error::backend(
+                "event bus",
+                format!("no thread for a subscription: {error}"),
+            )
         })?;
         let others = topics.by_name.entry(topic.to_owned()).or_default();
         others.push(subscriber.clone());

@@ -223,7 +223,7 @@ fn ask_locator(shared: &Shared, uid: i64, refuses: bool) -> bool {
 
 /// Gives a task to a reactor from a worker thread. There is one for each job of the pool, whose queue is bounded.
 fn report(shared: &Shared, engine: &Engine<GateReactor>, reactor: usize, work: Work) {
-    shared.enqueue_anyway(reactor, work.weight());
+    shared.queued.enqueue_anyway(reactor, work.weight());
     engine.run_anyway(reactor, move |gate, reactor| gate.take(vec![work], reactor));
 }
 

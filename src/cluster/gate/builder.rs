@@ -325,7 +325,7 @@ impl GateBuilder {
             LocationCache::DEFAULT_CAPACITY,
         )?;
         let backends = Backends {
-            registered: Registered::new(self.registry.clone()),
+            registered: Arc::new(Registered::new(self.registry.clone())),
             directory,
             locator: self.locator.clone(),
             locations,

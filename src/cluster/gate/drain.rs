@@ -1,6 +1,5 @@
 //! The end of a gate, in stages.
 
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use super::handler::{GateReactor, Session};
 use super::listener::Door;
 use super::{Gate, GateStats};
 use crate::cluster::packet::GoodbyeReason;
+use crate::cluster::reactors::on_all;
 use crate::engine::handler::{Engine, Reactor};
 
 /// The time that nodes of due have for what they are about to send. They do not know Bye.
@@ -48,7 +48,7 @@ impl Gate {
                 engine.unlisten(listener);
             }
         }
-        on_all(engine, GateReactor::say_goodbye);
+        on_all(engine, |_| GateReactor::say_goodbye);
         self.wait(ends, |stats| stats.connections == 0);
         if self.close_clients(engine) > 0 {
             let ends = Instant::now().checked_add(GRACE);
@@ -60,16 +60,18 @@ impl Gate {
     /// does not know that.
     pub(super) fn close_clients(&self, engine: &Engine<GateReactor>) -> usize {
         engine.stop_accepting();
-        on_all(engine, |gate, reactor| {
-            gate.say_goodbye(reactor);
-            end_clients(reactor, false);
+        on_all(engine, |_| {
+            |gate: &mut GateReactor, reactor: &mut Reactor<'_, GateReactor>| {
+                gate.say_goodbye(reactor);
+                end_clients(reactor, false);
+            }
         });
         let ends = Instant::now().checked_add(CLOSING);
         self.wait(ends, |stats| stats.connections == 0);
-        on_all(engine, |_, reactor| end_clients(reactor, true));
+        on_all(engine, |_| |_, reactor| end_clients(reactor, true));
         let ends = Instant::now().checked_add(CLOSING);
         self.wait(ends, |stats| stats.connections == 0);
-        let of_due = on_all(engine, |gate, reactor| gate.say_bye(reactor));
+        let of_due = on_all(engine, |_| |gate, reactor| gate.say_bye(reactor));
         of_due.iter().sum()
     }
 
@@ -114,20 +116,4 @@ fn end_clients(reactor: &mut Reactor<'_, GateReactor>, force: bool) {
             }
         }
     });
-}
-
-/// Runs something on all reactors, and waits for the results.
-fn on_all<R: Send + 'static>(
-    engine: &Engine<GateReactor>,
-    run: impl Fn(&mut GateReactor, &mut Reactor<'_, GateReactor>) -> R + Copy + Send + 'static,
-) -> Vec<R> {
-    let (sender, results) = mpsc::channel();
-    for reactor in 0..engine.reactors() {
-        let sender = sender.clone();
-        engine.run_anyway(reactor, move |gate, reactor| {
-            let _ = sender.send(run(gate, reactor));
-        });
-    }
-    drop(sender);
-    results.iter().collect()
 }

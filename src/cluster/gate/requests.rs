@@ -141,30 +141,16 @@ impl GateReactor {
                 self.answer_now(&asked, Code::Done, Value::State(state));
             }
             Request::SetState { state } => {
-                let code = self.set_state(state);
+                let code = self
+                    .shared
+                    .registered
+                    .set_state_code(state, &self.shared.pool);
                 self.answer_now(&asked, code, Value::None);
             }
             // The link has refused what a gate does not serve, and has nothing to do for a Bye.
             _ => self.answer_now(&asked, Code::Failed, Value::None),
         }
         Action::Continue
-    }
-
-    /// Sets the state, and has it registered. A number that is no state is only told to those who ask, as due does.
-    fn set_state(&mut self, code: u8) -> Code {
-        let state = match self.shared.registered.set_state_code(code) {
-            Ok(Some(state)) => state,
-            Ok(None) => return Code::Done,
-            Err(_) => return Code::Failed,
-        };
-        let shared = self.shared.clone();
-        // All under one key, so that the last one stays.
-        let asked = self.shared.pool.submit_ordered(0, move || {
-            if let Err(error) = shared.registered.set_state(state) {
-                log::warn!(target: "epicycle::cluster", "the state {state} is not registered: {error}");
-            }
-        });
-        asked.map_or(Code::Failed, |()| Code::Done)
     }
 
     /// Checks a packet, which comes from another server, and copies it.
@@ -256,7 +242,7 @@ impl GateReactor {
     /// Puts a task in the queue of a reactor. If that is full, it fails.
     pub(super) fn assign(&mut self, reactor: usize, work: Work) {
         self.is_pending = true;
-        if !self.shared.enqueue(reactor, work.weight()) {
+        if !self.shared.queued.enqueue(reactor, work.weight()) {
             self.counters().requests_refused.add(1);
             return self.conclude(work.reply.as_deref(), Code::Failed, Value::Total(0));
         }

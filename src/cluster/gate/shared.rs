@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use super::by_route::AllRoutes;
 use super::listener::Door;
@@ -7,6 +7,7 @@ use super::options::Options;
 use super::stats::GateCounters;
 use crate::cluster::link::Identity;
 use crate::cluster::locator::{LocationCache, Locator};
+use crate::cluster::reactors::QueuedBytes;
 use crate::cluster::registry::{Directory, Registered};
 use crate::cluster::session::Users;
 use crate::engine::listen::admission::{Admission, Prefix};
@@ -27,26 +28,22 @@ pub(super) struct Shared {
     pub(super) locator: Arc<dyn Locator>,
     pub(super) locations: LocationCache,
     pub(super) directory: Arc<Directory>,
-    pub(super) registered: Registered,
+    pub(super) registered: Arc<Registered>,
     /// By reactor.
     pub(super) counters: Box<[GateCounters]>,
     pub(super) routes: Arc<AllRoutes>,
-    /// The bytes of tasks that wait for each reactor.
-    queued: Box<[AtomicUsize]>,
+    pub(super) queued: QueuedBytes,
     pub(super) admission: Admission,
 }
 
 /// The registry and the locator, and the threads that ask them.
 pub(super) struct Backends {
-    pub(super) registered: Registered,
+    pub(super) registered: Arc<Registered>,
     pub(super) directory: Arc<Directory>,
     pub(super) locator: Arc<dyn Locator>,
     pub(super) locations: LocationCache,
     pub(super) pool: WorkerPool,
 }
-
-/// The maximum number of bytes of tasks that wait for one reactor.
-const MAX_QUEUED: usize = 64 << 20;
 
 /// The number of jobs that may wait for the locator. Binds take up to half of it, so that users who leave find room.
 pub(super) const POOL_QUEUE: usize = 65_536;
@@ -83,7 +80,7 @@ impl Shared {
             registered,
             counters: (0..reactors).map(|_| GateCounters::default()).collect(),
             routes: Arc::default(),
-            queued: (0..reactors).map(|_| AtomicUsize::new(0)).collect(),
+            queued: QueuedBytes::new(reactors),
             admission,
         }
     }
@@ -95,25 +92,5 @@ impl Shared {
             false => counters.connections.get(),
         });
         gauges.sum()
-    }
-
-    /// Counts a task that is about to wait for a reactor, unless too many bytes wait already.
-    pub(super) fn enqueue(&self, reactor: usize, weight: usize) -> bool {
-        let queued = &self.queued[reactor];
-        if queued.load(Ordering::Relaxed) > MAX_QUEUED {
-            return false;
-        }
-        queued.fetch_add(weight, Ordering::Relaxed);
-        true
-    }
-
-    /// Counts a task that is bounded in another way.
-    pub(super) fn enqueue_anyway(&self, reactor: usize, weight: usize) {
-        self.queued[reactor].fetch_add(weight, Ordering::Relaxed);
-    }
-
-    /// Counts a task that was done.
-    pub(super) fn dequeue(&self, reactor: usize, weight: usize) {
-        self.queued[reactor].fetch_sub(weight, Ordering::Relaxed);
     }
 }

@@ -26,10 +26,10 @@ impl GateReactor {
             if let Some(task) = self.perform(work.task, reply.clone(), &mut left, reactor) {
                 let work = Work { task, reply };
                 // It stays as heavy as it is now, whatever it was before.
-                self.shared.enqueue_anyway(self.id, work.weight());
+                self.shared.queued.enqueue_anyway(self.id, work.weight());
                 self.queue.push_front(work);
             }
-            self.shared.dequeue(self.id, weight);
+            self.shared.queued.dequeue(self.id, weight);
         }
     }
 

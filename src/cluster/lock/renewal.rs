@@ -76,9 +76,8 @@ impl Renewal {
             thread::Builder::new()
                 .name("epicycle-locks".to_owned())
                 .spawn(move || own.run())
-                .map_err(|error| Error::Backend {
-                    backend: "locks",
-                    problem: format!("no thread to renew them: {error}"),
+                .map_err(|error| {
+                    Error::backend("locks", format!("no thread to renew them: {error}"))
                 })?;
             state.is_running = true;
         }

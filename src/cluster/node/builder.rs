@@ -23,6 +23,7 @@ use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
 use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::PacketOptions;
+use crate::cluster::reactors::QueuedBytes;
 use crate::cluster::registry::{Directory, Instance, MemoryRegistry, Registered, Registry};
 use crate::cluster::{Error, Event, Kind, Monitor, new_uuid};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
@@ -384,7 +385,7 @@ impl<T: 'static> NodeBuilder<T> {
             alias: self.name.as_str().into(),
             options: self.options,
             state: TypeId::of::<T>(),
-            registered: Registered::new(self.registry.clone()),
+            registered: Arc::new(Registered::new(self.registry.clone())),
             locations,
             users: Mutex::default(),
             pool: asking.build()?,
@@ -392,7 +393,7 @@ impl<T: 'static> NodeBuilder<T> {
             counters: (0..self.reactors)
                 .map(|_| NodeCounters::default())
                 .collect(),
-            queued: (0..self.reactors).map(|_| AtomicUsize::new(0)).collect(),
+            queued: QueuedBytes::new(self.reactors),
             links: Mutex::default(),
             jobs: AtomicUsize::new(0),
             is_leaving: AtomicBool::new(false),

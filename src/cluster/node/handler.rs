@@ -3,8 +3,8 @@
 use std::any::TypeId;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hasher;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHasher};
@@ -17,6 +17,7 @@ use crate::cluster::drpc::{self, Answer, Code, FrameCodec, Incoming, Op, RejectR
 use crate::cluster::link::{Identity, Inbound, LinkTimer, Verdict};
 use crate::cluster::locator::Located;
 use crate::cluster::packet::{Packet, PacketFrame};
+use crate::cluster::reactors::on_all;
 use crate::cluster::registry::LinkEndpoint;
 use crate::cluster::{Error, Event, Kind};
 use crate::engine::conn::close::{CloseReason, Closed};
@@ -184,7 +185,10 @@ impl<T: 'static> NodeReactor<T> {
                 Some(false) => return Action::Continue,
                 None => answer.code = Code::Failed,
             },
-            drpc::Request::SetState { state } => answer.code = self.set_state(state),
+            drpc::Request::SetState { state } => {
+                let shared = &self.core.shared;
+                answer.code = shared.registered.set_state_code(state, &shared.pool);
+            }
             // The link has refused what a node does not serve, and has nothing to do for a Bye.
             _ => answer.code = Code::Failed,
         }
@@ -246,7 +250,7 @@ impl<T: 'static> NodeReactor<T> {
             },
         };
         link.undecided.add();
-        if self.core.shared.enqueue(owner, item.weight()) {
+        if self.core.shared.queued.enqueue(owner, item.weight()) {
             self.pass(owner, item);
         } else {
             self.refuse(client, packet, back, Some(RejectReason::Overload));
@@ -310,7 +314,10 @@ impl<T: 'static> NodeReactor<T> {
 
     /// Gives a reactor something that is not refused.
     fn assign(&mut self, reactor: usize, item: Item) {
-        self.core.shared.enqueue_anyway(reactor, item.weight());
+        self.core
+            .shared
+            .queued
+            .enqueue_anyway(reactor, item.weight());
         self.pass(reactor, item);
     }
 
@@ -326,7 +333,7 @@ impl<T: 'static> NodeReactor<T> {
     /// Takes an item, which waits if others of its connection do.
     fn accept(&mut self, item: Item) {
         if let What::Release { fence, .. } = item.what {
-            self.core.shared.dequeue(self.core.id, item.weight());
+            self.core.shared.queued.dequeue(self.core.id, item.weight());
             let mut items = (self.waiting).release(&item.from, (item.cid, item.uid), fence);
             if let What::Release { found, .. } = item.what {
                 self.found = found.filter(|_| !items.is_empty());
@@ -345,7 +352,7 @@ impl<T: 'static> NodeReactor<T> {
     }
 
     fn perform(&mut self, item: Item) {
-        self.core.shared.dequeue(self.core.id, item.weight());
+        self.core.shared.queued.dequeue(self.core.id, item.weight());
         let Item {
             from,
             cid,
@@ -458,7 +465,7 @@ impl<T: 'static> NodeReactor<T> {
         });
         let mut release = item(What::Release { fence, found: None });
         let id = self.core.id;
-        if !shared.enqueue(id, first.weight()) {
+        if !shared.queued.enqueue(id, first.weight()) {
             self.refuse(client, whole, back, Some(RejectReason::Overload));
             return true;
         }
@@ -471,11 +478,11 @@ impl<T: 'static> NodeReactor<T> {
                 fence,
                 found: Some(found),
             };
-            asking.enqueue_anyway(id, release.weight());
+            asking.queued.enqueue_anyway(id, release.weight());
             posting.post_anyway(id, Box::new(move |_, core| core.released.push(release)));
         });
         if asked.is_err() {
-            shared.dequeue(id, first.weight());
+            shared.queued.dequeue(id, first.weight());
             self.refuse(client, whole, back, Some(RejectReason::Overload));
             return true;
         }
@@ -621,23 +628,6 @@ impl<T: 'static> NodeReactor<T> {
             what,
         };
         self.assign(owner, item);
-    }
-
-    /// Sets the state, and has it registered. A number that is no state is only told to those who ask, as due does.
-    fn set_state(&self, code: u8) -> Code {
-        let shared = self.core.shared.clone();
-        let state = match shared.registered.set_state_code(code) {
-            Ok(Some(state)) => state,
-            Ok(None) => return Code::Done,
-            Err(_) => return Code::Failed,
-        };
-        // All under one key, so that the last one stays.
-        let asked = self.core.shared.pool.submit_ordered(0, move || {
-            if let Err(error) = shared.registered.set_state(state) {
-                log::warn!(target: "epicycle::cluster", "the state {state} is not registered: {error}");
-            }
-        });
-        asked.map_or(Code::Failed, |()| Code::Done)
     }
 
     /// Takes items of another reactor.
@@ -891,25 +881,6 @@ impl<T: 'static> Reactors for Engine<NodeReactor<T>> {
         let of_due = on_all(self, |_| |node, reactor| node.say_bye(reactor));
         of_due.iter().sum()
     }
-}
-
-/// Runs something on all reactors, and waits for the results.
-fn on_all<T: 'static, R: Send + 'static, F>(
-    engine: &Engine<NodeReactor<T>>,
-    run: impl Fn(usize) -> F,
-) -> Vec<R>
-where
-    F: FnOnce(&mut NodeReactor<T>, &mut Reactor<'_, NodeReactor<T>>) -> R + Send + 'static,
-{
-    let (sender, results) = mpsc::channel();
-    for id in 0..engine.reactors() {
-        let (sender, run) = (sender.clone(), run(id));
-        engine.run_anyway(id, move |node, reactor| {
-            let _ = sender.send(run(node, reactor));
-        });
-    }
-    drop(sender);
-    results.iter().collect()
 }
 
 /// Returns one of several reactors.

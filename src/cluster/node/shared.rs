@@ -16,6 +16,7 @@ use crate::cluster::link::{Identity, LaneOptions};
 use crate::cluster::locator::{LocationCache, LocationEvent};
 use crate::cluster::monitor::Observed;
 use crate::cluster::packet::PacketOptions;
+use crate::cluster::reactors::QueuedBytes;
 use crate::cluster::registry::Registered;
 use crate::cluster::{Error, Kind, Monitor, State};
 use crate::metrics::{Expose, Exposition};
@@ -28,7 +29,7 @@ pub(super) struct Shared {
     pub(super) options: Options,
     /// The type of the application's state.
     pub(super) state: TypeId,
-    pub(super) registered: Registered,
+    pub(super) registered: Arc<Registered>,
     pub(super) locations: LocationCache,
     /// The users that are bound to this node.
     pub(super) users: Mutex<HashSet<i64>>,
@@ -38,8 +39,7 @@ pub(super) struct Shared {
     pub(super) job_pool: WorkerPool,
     /// By reactor.
     pub(super) counters: Box<[NodeCounters]>,
-    /// The bytes that wait for each reactor.
-    pub(super) queued: Box<[AtomicUsize]>,
+    pub(super) queued: QueuedBytes,
     /// The number of links that each server has dialled.
     pub(super) links: Mutex<HashMap<Arc<str>, usize>>,
     pub(super) last_fence: AtomicU64,
@@ -64,9 +64,6 @@ pub(super) struct Options {
     pub(super) lanes: LaneOptions,
     pub(super) monitor: Option<Monitor>,
 }
-
-/// The maximum number of bytes that wait for one reactor.
-const MAX_QUEUED: usize = 64 << 20;
 
 /// The maximum number of users that a node has bound to itself.
 const MAX_USERS: usize = 1_000_000;
@@ -95,24 +92,6 @@ impl Shared {
             Some(key) => self.pool.submit_ordered(key as u64, job),
         };
         submitted.map_err(refused)
-    }
-
-    /// Counts what is about to wait for a reactor, unless too many bytes wait already.
-    pub(super) fn enqueue(&self, reactor: usize, weight: usize) -> bool {
-        let queued = &self.queued[reactor];
-        if queued.load(Ordering::Relaxed) > MAX_QUEUED {
-            return false;
-        }
-        queued.fetch_add(weight, Ordering::Relaxed);
-        true
-    }
-
-    pub(super) fn enqueue_anyway(&self, reactor: usize, weight: usize) {
-        self.queued[reactor].fetch_add(weight, Ordering::Relaxed);
-    }
-
-    pub(super) fn dequeue(&self, reactor: usize, weight: usize) {
-        self.queued[reactor].fetch_sub(weight, Ordering::Relaxed);
     }
 
     /// Binds a user to this node. It may block.

@@ -4,6 +4,7 @@ use std::any::Any;
 
 use super::context::{Call, Core, HandlerError, Request};
 use super::reply::Reply;
+use super::shared::Shared;
 use crate::cluster::codec::EncodeBody;
 use crate::cluster::drpc::{self, MAX_TARGETS, Scope, Target, Targets, unique_targets};
 use crate::cluster::{Error, Kind};
@@ -113,16 +114,7 @@ impl Request<'_> {
         uid: i64,
         then: impl FnOnce(&mut S, &mut Request<'_>, Result<(), Error>) -> Result<(), E> + Send + 'static,
     ) -> Result<(), Error> {
-        let call = self.later_call(then)?;
-        let (shared, reactor) = (self.core.shared.clone(), self.core.id);
-        let posting = self.core.posting.clone();
-        self.core.shared.submit(Some(uid), move || {
-            let bound = shared.bind_node(uid);
-            posting.post_anyway(
-                reactor,
-                Box::new(move |state, core| call(state, core, bound)),
-            );
-        })
+        self.ask_locator(uid, move |shared| shared.bind_node(uid), then)
     }
 
     /// Unbinds a user from this node, if it is still bound to it. `then` is called when the locator has done so.
@@ -135,14 +127,24 @@ impl Request<'_> {
         uid: i64,
         then: impl FnOnce(&mut S, &mut Request<'_>, Result<(), Error>) -> Result<(), E> + Send + 'static,
     ) -> Result<(), Error> {
+        self.ask_locator(uid, move |shared| shared.unbind_node(uid), then)
+    }
+
+    /// Has the locator asked about a user, behind what it was asked about this user before.
+    fn ask_locator<S: 'static, E: Into<HandlerError>>(
+        &mut self,
+        uid: i64,
+        ask: impl FnOnce(&Shared) -> Result<(), Error> + Send + 'static,
+        then: impl FnOnce(&mut S, &mut Request<'_>, Result<(), Error>) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), Error> {
         let call = self.later_call(then)?;
         let (shared, reactor) = (self.core.shared.clone(), self.core.id);
         let posting = self.core.posting.clone();
         self.core.shared.submit(Some(uid), move || {
-            let unbound = shared.unbind_node(uid);
+            let result = ask(&shared);
             posting.post_anyway(
                 reactor,
-                Box::new(move |state, core| call(state, core, unbound)),
+                Box::new(move |state, core| call(state, core, result)),
             );
         })
     }

@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::{Instance, Registry};
-use crate::cluster::backends::{Base64, Etcd, Number, end_of_prefix};
+use crate::cluster::backends::{Base64, Etcd, Number, end_of_prefix, etcd_error};
 use crate::cluster::{Error, Watch, WatchSender, watch};
 
 /// A registry on etcd, in the format of due: the record of an instance is the JSON at `/services/NAME/ID`. Clones share it.
@@ -343,14 +343,14 @@ impl Shared {
         let mut stream = self.etcd.stream("/v3/watch", &create, TURN)?;
         while let Some(Watched { result }) = stream.next()? {
             let Some(changes) = result else {
-                return Err(lost("etcd refuses the watch"));
+                return Err(etcd_error("etcd refuses the watch"));
             };
             if changes.canceled {
-                return Err(lost("changes were missed"));
+                return Err(etcd_error("changes were missed"));
             }
             // Of a server that is behind, or has begun anew without its data.
             if changes.header.revision.0 < *revision {
-                return Err(lost("etcd knows less than before"));
+                return Err(etcd_error("etcd knows less than before"));
             }
             sender.set_lost(false);
             if changes.events.is_empty() {
@@ -380,13 +380,6 @@ impl Drop for Shared {
     fn drop(&mut self) {
         self.keeper.state.lock().is_over = true;
         self.keeper.changed.notify_all();
-    }
-}
-
-fn lost(problem: &str) -> Error {
-    Error::Backend {
-        backend: "etcd",
-        problem: problem.to_owned(),
     }
 }
 
@@ -426,7 +419,7 @@ impl Registry for EtcdRegistry {
             thread::Builder::new()
                 .name("epicycle-etcd".to_owned())
                 .spawn(move || Shared::keep(&keeper, &weak))
-                .map_err(|error| lost(&format!("no thread to keep records alive: {error}")))?;
+                .map_err(|error| etcd_error(format!("no thread to keep records alive: {error}")))?;
             state.is_running = true;
         }
         drop((state, writing));
@@ -468,7 +461,7 @@ impl Registry for EtcdRegistry {
         thread::Builder::new()
             .name("epicycle-watch".to_owned())
             .spawn(move || own.follow(&name, &sender, listed))
-            .map_err(|error| lost(&format!("no thread for a watch: {error}")))?;
+            .map_err(|error| etcd_error(format!("no thread for a watch: {error}")))?;
         Ok(watch)
     }
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use parking_lot::Mutex;
 
 use super::{Instance, Registry};
+use crate::cluster::drpc::Code;
 use crate::cluster::{Error, State};
+use crate::workers::WorkerPool;
 
 /// The record of this server in the registry, and its state.
 pub(in crate::cluster) struct Registered {
@@ -31,12 +33,29 @@ impl Registered {
         self.state.load(Ordering::Acquire)
     }
 
-    /// Sets the number of the state that others are told who ask. Returns the state to register, if it is one.
-    pub(in crate::cluster) fn set_state_code(&self, code: u8) -> Result<Option<State>, Error> {
+    /// Sets the state for another server, and has it registered by the pool. A number that is no state is only told to those who ask,
+    /// as due does.
+    pub(in crate::cluster) fn set_state_code(
+        self: &Arc<Self>,
+        code: u8,
+        pool: &WorkerPool,
+    ) -> Code {
         let state = State::from_code(code);
-        self.check(state)?;
+        if self.check(state).is_err() {
+            return Code::Failed;
+        }
         self.state.store(code, Ordering::Release);
-        Ok(state)
+        let Some(state) = state else {
+            return Code::Done;
+        };
+        let own = self.clone();
+        // All under one key, so that the last one stays.
+        let asked = pool.submit_ordered(0, move || {
+            if let Err(error) = own.set_state(state) {
+                log::warn!(target: "epicycle::cluster", "the state {state} is not registered: {error}");
+            }
+        });
+        asked.map_or(Code::Failed, |()| Code::Done)
     }
 
     /// Registers the state `hang`, for good.

@@ -251,8 +251,5 @@ impl Link {
 }
 
 fn lost(problem: String) -> Error {
-    Error::Backend {
-        backend: "nats",
-        problem,
-    }
+    Error::backend("nats", problem)
 }

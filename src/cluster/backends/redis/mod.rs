@@ -151,14 +151,8 @@ impl RedisBuilder {
 }
 
 fn read<R: FromRedisValue>(answer: redis::Value) -> Result<R, Error> {
-    redis::from_redis_value(answer).map_err(|error| backend(error.to_string()))
-}
-
-fn backend(problem: impl Into<String>) -> Error {
-    Error::Backend {
-        backend: Servers::BACKEND,
-        problem: problem.into(),
-    }
+    redis::from_redis_value(answer)
+        .map_err(|error| Error::backend(Servers::BACKEND, error.to_string()))
 }
 
 /// Tells if a connection can still be used after an error.

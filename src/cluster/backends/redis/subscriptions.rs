@@ -74,9 +74,8 @@ impl Subscriptions {
         thread::Builder::new()
             .name("epicycle-redis".to_owned())
             .spawn(move || own.run(&listener))
-            .map_err(|error| Error::Backend {
-                backend: "redis",
-                problem: format!("no thread for its subscriptions: {error}"),
+            .map_err(|error| {
+                Error::backend("redis", format!("no thread for its subscriptions: {error}"))
             })?;
         Ok(Self(shared))
     }
@@ -98,10 +97,10 @@ impl Subscriptions {
             if timed_out || (is_lost && !state.confirmed.contains(channel)) {
                 state.wanted.remove(channel);
                 let problem = refusal.or_else(|| state.lost.clone());
-                return Err(Error::Backend {
-                    backend: "redis",
-                    problem: problem.unwrap_or_else(|| "it has not answered in time".to_owned()),
-                });
+                return Err(Error::backend(
+                    "redis",
+                    problem.unwrap_or_else(|| "it has not answered in time".to_owned()),
+                ));
             }
         }
         Ok(())

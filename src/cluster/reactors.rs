@@ -1,0 +1,56 @@
+//! The reactors of a server together: calls on all of them, and the bytes that wait for each.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use crate::engine::handler::{Engine, EventHandler, Reactor};
+
+/// Calls on each reactor what `call` returns for its number, and waits for the results.
+pub(super) fn on_all<H: EventHandler, R: Send + 'static, F>(
+    engine: &Engine<H>,
+    call: impl Fn(usize) -> F,
+) -> Vec<R>
+where
+    F: FnOnce(&mut H, &mut Reactor<'_, H>) -> R + Send + 'static,
+{
+    let (sender, results) = mpsc::channel();
+    for id in 0..engine.reactors() {
+        let (sender, call) = (sender.clone(), call(id));
+        engine.run_anyway(id, move |handler, reactor| {
+            let _ = sender.send(call(handler, reactor));
+        });
+    }
+    drop(sender);
+    results.iter().collect()
+}
+
+/// The bytes that wait for each reactor.
+pub(super) struct QueuedBytes(Box<[AtomicUsize]>);
+
+/// The maximum number of bytes that wait for one reactor.
+const MAX_QUEUED: usize = 64 << 20;
+
+impl QueuedBytes {
+    pub(super) fn new(reactors: usize) -> Self {
+        Self((0..reactors).map(|_| AtomicUsize::new(0)).collect())
+    }
+
+    /// Counts a task that is about to wait, unless too many bytes wait already.
+    pub(super) fn enqueue(&self, reactor: usize, weight: usize) -> bool {
+        if self.0[reactor].load(Ordering::Relaxed) > MAX_QUEUED {
+            return false;
+        }
+        self.enqueue_anyway(reactor, weight);
+        true
+    }
+
+    /// Counts a task that is bounded in another way.
+    pub(super) fn enqueue_anyway(&self, reactor: usize, weight: usize) {
+        self.0[reactor].fetch_add(weight, Ordering::Relaxed);
+    }
+
+    /// Counts a task that was done.
+    pub(super) fn dequeue(&self, reactor: usize, weight: usize) {
+        self.0[reactor].fetch_sub(weight, Ordering::Relaxed);
+    }
+}
