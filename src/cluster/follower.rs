@@ -1,4 +1,4 @@
-//! What is done with the changes that a watch tells.
+//! A thread that follows the changes of a watch.
 
 use std::thread::{self, JoinHandle};
 

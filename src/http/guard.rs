@@ -1,4 +1,4 @@
-//! What tells if a request to an interface for operators comes from where it may: its `Host`, its origin, its token.
+//! Checks that tell if a request to an interface for operators comes from where it may: its `Host`, its origin, its token.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -26,7 +26,7 @@ pub(super) struct Broadcast {
     pub(super) route: i32,
     #[serde(default)]
     pub(super) to: Receivers,
-    /// What the clients get, as JSON.
+    /// The data that the clients get, as JSON.
     #[serde(default)]
     pub(super) data: serde_json::Value,
 }

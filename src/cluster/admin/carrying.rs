@@ -16,7 +16,7 @@ use crate::cluster::{Error, Kind, Monitor, State};
 use crate::http::StatusCode;
 use crate::metrics::{CONTENT_TYPE, Exposition};
 
-/// What the calls need.
+/// The parts that the calls need.
 pub(super) struct Desk {
     pub(super) directory: Directory,
     pub(super) locator: Arc<dyn Locator>,

@@ -40,7 +40,7 @@ pub(super) struct Dialler {
     pub(super) tls: Option<LinkTls>,
 }
 
-/// What a server is asked.
+/// A question to a server.
 pub(super) enum Order {
     SetState(State),
     Disconnect { uid: i64, force: bool },
@@ -48,7 +48,7 @@ pub(super) enum Order {
     Broadcast { scope: Scope, packet: Bytes },
 }
 
-/// What a server has answered.
+/// The answer of a server.
 pub(super) struct Told {
     pub(super) code: Code,
     pub(super) total: u64,

@@ -60,7 +60,7 @@ struct Refusal {
 
 /// The greatest answer.
 const MAX_BODY: u64 = 64 << 20;
-/// What a server says when a user must authenticate anew.
+/// The texts by which a server tells that a user must authenticate anew.
 const TOKEN_IS_OLD: [&str; 3] = [
     "invalid auth token",
     "revision of auth store is old",

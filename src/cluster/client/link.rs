@@ -27,7 +27,7 @@ pub(super) struct Link {
     pub(super) reconnect: Option<Reconnect>,
     /// True if the gate is told that control packets are known.
     pub(super) control: bool,
-    /// What the gate has said before it closes the connection.
+    /// The goodbye of the gate before it closes the connection.
     pub(super) goodbye: Option<Goodbye>,
     pub(super) to: String,
     pub(super) connect: Connect,

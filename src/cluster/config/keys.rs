@@ -204,7 +204,7 @@ const ELSEWHERE: [&str; 14] = [
 const SERVERS: [&str; 4] = ["gate", "node", "mesh", "client"];
 const TRANSPORTS: [&str; 3] = ["tcp", "ws", "kcp"];
 
-/// What became of a key.
+/// The result of applying a key.
 pub(super) enum Applied {
     Done,
     /// It has no meaning here. The path is that of the key, or of the table that as a whole has none.

@@ -128,7 +128,7 @@ pub struct ServerConfig {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// What a gate listens on for clients.
+/// A listener of a gate for clients.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ClientsConfig {

@@ -1,4 +1,4 @@
-//! What is printed about a process and its components, in boxes as due has them.
+//! The lines that are printed about a process and its components, in boxes as due has them.
 
 use std::fmt::Write;
 

@@ -76,7 +76,7 @@ pub struct ContainerHandle {
     is_stopping: Arc<AtomicBool>,
 }
 
-/// What the thread that serves waits for.
+/// An order to the thread that serves.
 enum Order {
     /// The end is asked for, by this.
     Stop(String),

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::Step;
 
-/// What the components of a container did, and how long it took.
+/// The outcomes of the components of a container, and their times.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
@@ -13,7 +13,7 @@ pub struct Report {
     pub components: Vec<ComponentReport>,
 }
 
-/// What a component did.
+/// The outcome of a component.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ComponentReport {

@@ -107,7 +107,7 @@ impl Drop for Channel {
     }
 }
 
-/// What comes from Redis.
+/// The receiver of the messages from Redis.
 struct Incoming {
     prefix: String,
     fanout: Fanout,

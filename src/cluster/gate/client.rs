@@ -19,7 +19,7 @@ pub(super) struct Client {
     pub(super) last: Instant,
     pub(super) speaks_control: bool,
     limiter: Option<Box<Limiter>>,
-    /// What its packets wait for. Nothing is read meanwhile.
+    /// The event that its packets wait for. Nothing is read meanwhile.
     pub(super) wait: Wait,
     /// The packet that was read last, if it waits.
     pub(super) held: Option<Box<[u8]>>,
@@ -38,7 +38,7 @@ pub(super) struct Client {
     pub(super) authorizing: Option<ConnTimer>,
 }
 
-/// What the packets of a client wait for.
+/// The event that the packets of a client wait for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
     Nothing,

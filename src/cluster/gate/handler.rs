@@ -35,7 +35,7 @@ pub(super) struct GateReactor {
     pub(super) shared: Arc<Shared>,
     pub(super) sessions: Sessions,
     pub(super) lanes: Lanes<Fence>,
-    /// What the links to nodes have told in this turn.
+    /// The notices of the links to nodes in this turn.
     pub(super) notices: Vec<Notice>,
     pub(super) kept: Kept,
     /// True while a timer runs until nodes are asked about what is kept.

@@ -20,7 +20,7 @@ pub(super) struct Kept {
 struct Way {
     packets: VecDeque<KeptPacket>,
     bytes: usize,
-    /// What the node has rejected since the last packets were decided. The same key may come several times.
+    /// The packets that the node has rejected since the last packets were decided. The same key may come several times.
     rejected: HashMap<PacketKey, Vec<RejectReason>>,
     /// The number of the last packet that was sent.
     sent: u64,

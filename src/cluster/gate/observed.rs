@@ -1,4 +1,4 @@
-//! What a monitor tells of a gate.
+//! The metrics that a monitor tells of a gate.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

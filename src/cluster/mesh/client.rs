@@ -62,7 +62,7 @@ struct Inner {
     call_timeout: Duration,
 }
 
-/// What the client shares with the thread that follows the registry.
+/// The state that the client shares with the thread that follows the registry.
 struct Known {
     transporter: Arc<dyn Transporter>,
     state: Mutex<Targets>,

@@ -64,7 +64,7 @@ pub struct Mesh {
     drain: Duration,
 }
 
-/// What an observer sees of a mesh.
+/// The part of a mesh that an observer sees.
 struct Shared {
     id: String,
     registered: Registered,

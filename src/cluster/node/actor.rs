@@ -142,7 +142,7 @@ fn boxed<A: 'static, E: Into<HandlerError>>(
     Arc::new(move |actor, cx| handler(actor, cx).map_err(Into::into))
 }
 
-/// What a handler of an actor can do. It has all that a [`Request`] has. What that calls later has the state of the node; use
+/// The context of a handler of an actor. It has all that a [`Request`] has. What that calls later has the state of the node; use
 /// [`ActorRef::invoke`] of [`me`](Self::me) to go on with the actor.
 pub struct ActorContext<'a, A> {
     request: Request<'a>,
@@ -735,7 +735,7 @@ fn end(entry: &Arc<Entry>, core: &mut Core, has_panicked: bool) {
     }
 }
 
-/// What became of an actor.
+/// The state of an actor after a call.
 enum Flow {
     Goes,
     Ended { has_panicked: bool },

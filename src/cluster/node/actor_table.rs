@@ -89,7 +89,7 @@ pub(super) enum Content {
     Stop,
 }
 
-/// What a letter has caused.
+/// The effect of a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Posted {
     /// A task must be scheduled that takes the letters.
@@ -239,7 +239,7 @@ fn unbind(
     }
 }
 
-/// What an actor is, before it is there.
+/// The parts of an actor that is about to be made.
 pub(super) struct Plan {
     pub(super) name: Arc<str>,
     pub(super) kind_len: usize,

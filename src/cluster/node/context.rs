@@ -42,15 +42,15 @@ pub(super) struct Core {
     pub(super) due_peers: HashSet<String>,
     /// Calls that have ended, to be told.
     pub(super) ended: Vec<(Call, Result<Reply, Error>)>,
-    /// What the locator's answers have released.
+    /// The items that the locator's answers have released.
     pub(super) released: Vec<Item>,
-    /// What runs at the end of the turn.
+    /// The calls at the end of the turn.
     pub(super) deferred: VecDeque<Task>,
-    /// What runs after a time. The engine gets it when the handler has ended.
+    /// The calls after a time. The engine gets it when the handler has ended.
     pub(super) timers: Vec<(Duration, Task)>,
     /// Packets from this node to itself.
     pub(super) own_packets: VecDeque<OwnPacket>,
-    /// What waits for the locator, in order for each place.
+    /// The packets that wait for the locator, in order for each place.
     pub(super) locating: HashMap<Place, Vec<Found>>,
     /// The number of those that wait.
     pub(super) locating_len: usize,
@@ -64,7 +64,7 @@ pub(super) struct Core {
 
 type LaneEvents<'e> = dyn FnMut(&Identity, LaneEvent<'_, Call>) + 'e;
 
-/// What runs on a reactor later, with the application's state.
+/// A call that runs on a reactor later, with the application's state.
 pub(super) type Task = Box<dyn FnOnce(&mut dyn Any, &mut Core) + Send>;
 
 /// The reactors of a node, whatever state they have.
@@ -107,13 +107,13 @@ impl Posting {
     }
 }
 
-/// What runs when a gate has answered.
+/// A call that runs when a gate has answered.
 pub(super) type Call = Box<dyn FnOnce(&mut dyn Any, &mut Core, Result<Reply, Error>)>;
 
 /// A user's gate (no alias), or its node of an alias.
 pub(super) type Place = (i64, Option<Arc<str>>);
 
-/// What runs when a user has been located.
+/// A call that runs when a user has been located.
 pub(super) type Found = Box<dyn FnOnce(&mut Core, Result<Option<Arc<str>>, Error>)>;
 
 pub(super) struct OwnPacket {
@@ -225,7 +225,7 @@ pub(super) enum Subject<'a> {
     Own,
 }
 
-/// What a later call needs to know of a request.
+/// The parts of a request that a later call needs.
 #[derive(Clone)]
 pub(super) struct Origin {
     from: Sender,
@@ -449,7 +449,7 @@ impl Origin {
     }
 }
 
-/// What it is about, for logs.
+/// The subject, for logs.
 impl fmt::Display for Request<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.subject {

@@ -1,4 +1,4 @@
-//! What runs after a handler: on its reactor, on a worker thread, or from wherever the application is.
+//! Calls that run after a handler: on its reactor, on a worker thread, or from wherever the application is.
 
 use std::any::Any;
 use std::fmt;

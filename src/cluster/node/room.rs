@@ -181,7 +181,7 @@ impl<R: Room> RoomRoutes<'_, R> {
     }
 }
 
-/// What a handler of a room can do. It has all that a [`Request`] has.
+/// The context of a handler of a room. It has all that a [`Request`] has.
 pub struct RoomContext<'a, R: Room> {
     cx: ActorContext<'a, RoomActor<R>>,
     kit: &'a mut Kit,
@@ -194,7 +194,7 @@ struct Kit {
     rate: u32,
     /// True if there is a timer for the first member whose window ends.
     awaits_expiry: bool,
-    /// What the room has yet to be told.
+    /// The news that the room has yet to be told.
     hooks: VecDeque<Hook>,
 }
 

@@ -1,4 +1,4 @@
-//! What a node sends to gates and other nodes.
+//! The packets and requests that a node sends to gates and other nodes.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a handler can do for its client and for others.
+//! The verbs of a handler: for its client and for others.
 
 use std::any::Any;
 

@@ -1,4 +1,4 @@
-//! What a node does when the registry or the locator tells a change.
+//! The changes that the registry and the locator tell a node.
 
 use std::sync::Arc;
 

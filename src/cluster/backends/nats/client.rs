@@ -27,9 +27,9 @@ pub(super) struct NatsClient {
     has_greeted: bool,
     /// The server has taken the introduction.
     is_ready: bool,
-    /// What the pongs that are to come mean.
+    /// The meanings of the pongs that are to come.
     awaited: VecDeque<Pong>,
-    /// What the server has refused since its last pong.
+    /// The refusals of the server since its last pong.
     refusals: Vec<String>,
     /// The reason why this side closes the connection.
     fault: Option<String>,
@@ -46,7 +46,7 @@ pub(super) struct Settings {
     pub(super) requires_tls: bool,
 }
 
-/// What the client says of itself.
+/// The user, as the introduction of the client names it.
 #[derive(Clone, Default, Serialize)]
 pub(super) struct Credentials {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,7 @@ struct Hello<'a> {
     credentials: &'a Credentials,
 }
 
-/// What a server says of itself.
+/// The introduction of a server.
 #[derive(Deserialize)]
 struct Info {
     #[serde(default)]

@@ -10,7 +10,7 @@ use crate::cluster::Error;
 use crate::cluster::backends::BackendStats;
 use crate::engine::handler::HandleError;
 
-/// What the threads that publish and subscribe share with the reactor of the connection.
+/// The state that the threads that publish and subscribe share with the reactor of the connection.
 pub(super) struct Link {
     timeout: Duration,
     state: Mutex<State>,

@@ -4,7 +4,7 @@ use memchr::memchr;
 
 use crate::codec::{Codec, Decoded, FrameError};
 
-/// What a server says. Nothing is kept between the frames.
+/// Reads the operations of a server. Nothing is kept between the frames.
 #[derive(Debug, Default)]
 pub(super) struct NatsCodec;
 

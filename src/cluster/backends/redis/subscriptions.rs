@@ -36,7 +36,7 @@ struct Shared {
 struct State {
     wanted: HashSet<String>,
     confirmed: HashSet<String>,
-    /// What the server has refused, with its reason.
+    /// The channels that the server has refused, with its reasons.
     refused: HashMap<String, String>,
     /// The problem, while there is no connection.
     lost: Option<String>,
