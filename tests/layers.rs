@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The folders and files of `src` from the bottom to the top. Each may import only those earlier in this list.
 const ORDER: [&str; 24] = [
@@ -56,6 +57,20 @@ const CLUSTER: [&[&str]; 8] = [
     &["admin", "gate", "node", "client", "mesh"],
     &["embedded"],
     &["container"],
+];
+
+/// The features that `full` leaves out: each needs a server of others, and some need packages to be built.
+const BACKENDS: [&str; 9] = [
+    "consul", "etcd", "grpc", "kafka", "memcache", "nacos", "nats", "rabbitmq", "redis",
+];
+
+const RUNTIMES: [&str; 6] = [
+    "async-executor",
+    "async-std",
+    "futures-executor",
+    "monoio",
+    "smol",
+    "tokio",
 ];
 
 #[test]
@@ -218,11 +233,36 @@ fn errors_have_their_messages_from_one_macro() {
 
 #[test]
 fn the_core_links_no_async_runtime() {
-    let lock = fs::read_to_string("Cargo.toml").expect("is readable");
-    let dependencies = lock.split("[dev-dependencies]").next().unwrap_or(&lock);
-    for runtime in ["tokio", "async-std", "smol", "futures"] {
-        assert!(!dependencies.contains(runtime), "{runtime}");
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--features", "full", "--edges", "normal,build"])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .output()
+        .expect("cargo is here, since it runs this test");
+    let errors = String::from_utf8_lossy(&tree.stderr);
+    assert!(tree.status.success(), "{errors}");
+    let tree = String::from_utf8(tree.stdout).expect("is text");
+    let names: BTreeSet<_> = tree
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert!(names.contains("mio") && names.len() > 50, "{names:?}");
+    for runtime in RUNTIMES {
+        assert!(!names.contains(runtime), "{runtime}");
     }
+}
+
+#[test]
+fn full_has_all_features_but_those_of_backends() {
+    let manifest: toml::Table = read(Path::new("Cargo.toml")).parse().expect("is TOML");
+    let features = manifest["features"].as_table().expect("is a table");
+    let full = features["full"].as_array().expect("is a list");
+    let full: BTreeSet<_> = full.iter().filter_map(toml::Value::as_str).collect();
+    let wanted: BTreeSet<_> = features
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !["default", "full"].contains(name) && !BACKENDS.contains(name))
+        .collect();
+    assert_eq!(full, wanted);
 }
 
 /// Returns all source files.

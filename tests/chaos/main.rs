@@ -11,7 +11,7 @@
 //! A short storm is part of the test run. This runs a long one, and prints its summary:
 //!
 //! ```text
-//! EPICYCLE_CHAOS_SECONDS=60 cargo test --release --all-features --test chaos -- --nocapture
+//! EPICYCLE_CHAOS_SECONDS=60 cargo test --release --features full --test chaos -- --nocapture
 //! ```
 //!
 //! A seed decides the clients' actions (`EPICYCLE_SEED=1234` sets it), but not their timing.

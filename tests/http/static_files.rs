@@ -17,7 +17,7 @@ fn example() -> Option<PathBuf> {
     let this = std::env::current_exe().ok()?;
     let built = this.parent()?.parent()?.join("examples/static_files");
     if !built.exists() {
-        skipped("the example static_files is not built: cargo build --examples --all-features");
+        skipped("the example static_files is not built: cargo build --examples --features full");
     }
     built.exists().then_some(built)
 }

@@ -1,6 +1,6 @@
 //! The engine's promises on a simulated network: thousands of seeds, each with its own connections and faults.
 //!
-//! `EPICYCLE_SEEDS=10000 cargo test --release --all-features --test simulation -- --nocapture` tries more seeds and prints the
+//! `EPICYCLE_SEEDS=10000 cargo test --release --features full --test simulation -- --nocapture` tries more seeds and prints the
 //! totals. If a seed fails, the output tells how to replay it.
 
 #[cfg(feature = "ws")]
