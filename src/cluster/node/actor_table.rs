@@ -1,8 +1,8 @@
 //! The actors of a node: where they are, who is bound to them, and the letters that wait for them.
 
 use std::any::{Any, TypeId};
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -48,12 +48,12 @@ pub(super) struct Entry {
     /// True if the drain of the node waits for it.
     pub(super) is_awaited: bool,
     /// The actor that has spawned it.
-    pub(super) owner: Option<Arc<Entry>>,
+    pub(super) owner: Option<Weak<Entry>>,
     mailbox: Mutex<Mailbox>,
     /// The actor itself, while it does not run.
     body: Mutex<Option<Box<dyn Any + Send>>>,
     /// The users that are bound to it.
-    users: Mutex<Vec<i64>>,
+    users: Mutex<HashSet<i64>>,
 }
 
 struct Mailbox {
@@ -159,7 +159,7 @@ impl ActorTable {
         }
         unbind(&mut maps.users, uid, |bound| bound.kind() == entry.kind());
         maps.users.entry(uid).or_default().push(entry.clone());
-        entry.users.lock().push(uid);
+        entry.users.lock().insert(uid);
         Ok(())
     }
 
@@ -230,7 +230,7 @@ fn unbind(
     bound.retain(|entry| {
         let goes = is_it(entry);
         if goes {
-            entry.users.lock().retain(|user| *user != uid);
+            entry.users.lock().remove(&uid);
         }
         !goes
     });
@@ -248,7 +248,7 @@ pub(super) struct Plan {
     pub(super) routes: Vec<i32>,
     pub(super) events: Vec<Event>,
     pub(super) is_awaited: bool,
-    pub(super) owner: Option<Arc<Entry>>,
+    pub(super) owner: Option<Weak<Entry>>,
     pub(super) capacity: usize,
 }
 
@@ -270,7 +270,7 @@ impl Entry {
                 is_closed: false,
             }),
             body: Mutex::new(Some(body)),
-            users: Mutex::new(Vec::new()),
+            users: Mutex::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::alarms::Alarms;
 use super::hand_over::{Item, Sender};
 use super::reply::{Reply, reply_of};
 use super::shared::Shared;
@@ -48,6 +49,8 @@ pub(super) struct Core {
     pub(super) deferred: VecDeque<Task>,
     /// The calls after a time. The engine gets it when the handler has ended.
     pub(super) timers: Vec<(Duration, Task)>,
+    /// The times at which actors want to be called.
+    pub(super) alarms: Alarms,
     /// Packets from this node to itself.
     pub(super) own_packets: VecDeque<OwnPacket>,
     /// The packets that wait for the locator, in order for each place.
@@ -153,6 +156,7 @@ impl Core {
             released: Vec::new(),
             deferred: VecDeque::new(),
             timers: Vec::new(),
+            alarms: Alarms::default(),
             own_packets: VecDeque::new(),
             locating: HashMap::new(),
             locating_len: 0,
@@ -199,7 +203,8 @@ impl Core {
     /// Returns true if something must be done when the handlers of this callback have ended.
     pub(super) fn is_unsettled(&self) -> bool {
         let has_calls = !self.ended.is_empty() || !self.released.is_empty();
-        self.is_pending || self.has_new_peer || has_calls || !self.timers.is_empty()
+        let has_timers = !self.timers.is_empty() || self.alarms.is_changed();
+        self.is_pending || self.has_new_peer || has_calls || has_timers
     }
 }
 

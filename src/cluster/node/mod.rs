@@ -43,6 +43,7 @@
 
 mod actor;
 mod actor_table;
+mod alarms;
 mod builder;
 mod configured;
 mod context;

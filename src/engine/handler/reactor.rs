@@ -8,6 +8,8 @@ use super::context::{Connections, Context, Slot, Timer};
 use super::{Conn, Connecting, Engine, EventHandler, Udp};
 use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::slots::{ConnId, MAX_SLOTS};
+#[cfg(feature = "cluster")]
+use crate::engine::timer::TimerKey;
 
 /// A reactor, as received by callbacks that belong to no single connection.
 pub struct Reactor<'a, H: EventHandler> {
@@ -199,6 +201,23 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     ) {
         let deadline = self.cx.time.deadline(delay);
         self.cx.wheel.insert(deadline, Timer::Task(Box::new(task)));
+    }
+
+    /// Runs `task` after `delay`, as [`schedule`](Self::schedule) does, unless it is [unscheduled](Self::unschedule).
+    #[cfg(feature = "cluster")]
+    pub(crate) fn schedule_keyed(
+        &mut self,
+        delay: Duration,
+        task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + 'static,
+    ) -> TimerKey {
+        let deadline = self.cx.time.deadline(delay);
+        (self.cx.wheel).insert(deadline, Timer::Task(Box::new(task)))
+    }
+
+    /// Removes a task that was scheduled and has not run.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn unschedule(&mut self, key: TimerKey) {
+        self.cx.wheel.cancel(key);
     }
 }
 
