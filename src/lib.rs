@@ -49,6 +49,7 @@
 //! - `http`: codecs for HTTP/1.1, for servers and clients. The feature also brings `fetch`: HTTP requests for applications.
 //! - `gateway`: a reverse proxy with pools, balancing and health checks.
 //! - `ws`: WebSocket, for servers and clients.
+//! - `kcp`: KCP, a reliable stream over datagrams, as a state machine; with `cluster`, for the clients of gates.
 //! - `rpc`: peers that call each other over one connection, wire-compatible with Teleport v4.
 //! - `testing`: a simulated network and virtual time, for tests of handlers and codecs.
 //! - `tls`: certificates, trust, and the result of the negotiation.
@@ -78,6 +79,8 @@ pub mod fetch;
 pub mod gateway;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "kcp")]
+pub mod kcp;
 pub mod metrics;
 mod panic;
 #[cfg(feature = "rpc")]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The folders and files of `src` from the bottom to the top. Each may import only those earlier in this list.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "error",
     "fault",
     "charset",
@@ -24,6 +24,7 @@ const ORDER: [&str; 24] = [
     "codec",
     "http",
     "ws",
+    "kcp",
     "engine",
     "fetch",
     "gateway",
@@ -34,9 +35,10 @@ const ORDER: [&str; 24] = [
 ];
 
 /// The protocols, which use no sockets and no clocks. They are directly above `codec`, and the engine imports none of them.
-const PROTOCOLS: [&str; 5] = [
+const PROTOCOLS: [&str; 6] = [
     "http",
     "ws",
+    "kcp",
     "rpc::wire",
     "cluster::packet",
     "cluster::drpc",

@@ -1,6 +1,8 @@
 //! The crate's codecs, driven as a connection drives them, without a socket.
 
 mod feed;
+#[cfg(feature = "kcp")]
+mod kcp;
 mod length_field;
 mod properties;
 
