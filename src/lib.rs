@@ -157,7 +157,15 @@ struct Clusters;
 #[doc = include_str!("../docs/from-due.md")]
 struct FromDue;
 
-#[cfg(all(doctest, feature = "etcd", feature = "nats", feature = "redis"))]
+#[cfg(all(
+    doctest,
+    feature = "consul",
+    feature = "etcd",
+    feature = "memcache",
+    feature = "nacos",
+    feature = "nats",
+    feature = "redis"
+))]
 #[doc = include_str!("../docs/cluster-backends.md")]
 struct ClusterBackends;
 

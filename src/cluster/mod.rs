@@ -29,7 +29,14 @@
 //! ```
 
 pub mod admin;
-#[cfg(any(feature = "etcd", feature = "nats", feature = "redis"))]
+#[cfg(any(
+    feature = "consul",
+    feature = "etcd",
+    feature = "memcache",
+    feature = "nacos",
+    feature = "nats",
+    feature = "redis"
+))]
 pub mod backends;
 pub mod cache;
 pub mod client;

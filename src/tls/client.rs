@@ -155,6 +155,13 @@ impl TlsClient {
         Session::client(self.config.clone(), name).map_err(TlsError::setup)
     }
 
+    /// Returns the state of a connection that blocks.
+    #[cfg(feature = "memcache")]
+    pub(crate) fn connection(&self, host: &str) -> Result<rustls::ClientConnection, TlsError> {
+        let name = self.name_for(host)?;
+        rustls::ClientConnection::new(self.config.clone(), name).map_err(TlsError::setup)
+    }
+
     /// Returns the name to verify for a connection to `host`.
     pub(crate) fn name_for(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
         match &self.server_name {

@@ -10,8 +10,11 @@ mod util;
 mod vectors;
 
 mod bus;
+mod consul;
 mod etcd_registry;
 mod etcd_server;
+mod memcache;
+mod nacos;
 mod nats_bus;
 mod nats_server;
 mod process;
@@ -21,3 +24,5 @@ mod redis_locator;
 mod redis_lock;
 mod redis_server;
 mod redis_topology;
+mod registries;
+mod standin;

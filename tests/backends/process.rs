@@ -1,11 +1,11 @@
 //! A server's process, which ends with its test.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::util::skipped;
+use crate::util::{await_some, skipped};
 
 pub(crate) struct Process(Child);
 
@@ -47,4 +47,61 @@ impl Drop for Process {
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     listener.local_addr().expect("has an address").port()
+}
+
+/// A server of a test's own at a port of its own, which ends with the test.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    command: Box<dyn Fn(u16) -> Command + Send + Sync>,
+    process: Process,
+}
+
+impl Server {
+    /// Starts the program that `command` names for a port, or tells that there is none here.
+    pub(crate) fn start(command: impl Fn(u16) -> Command + Send + Sync + 'static) -> Option<Self> {
+        Self::start_at(free_port(), command)
+    }
+
+    pub(crate) fn start_at(
+        port: u16,
+        command: impl Fn(u16) -> Command + Send + Sync + 'static,
+    ) -> Option<Self> {
+        let process = Process::start(&mut command(port))?;
+        let command = Box::new(command);
+        let server = Self {
+            port,
+            command,
+            process,
+        };
+        server.await_answer();
+        Some(server)
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it anew at its port.
+    pub(crate) fn restart(&mut self) {
+        self.process = Process::start(&mut (self.command)(self.port)).expect("starts again");
+        self.await_answer();
+    }
+
+    pub(crate) fn pause(&self) {
+        self.process.pause();
+    }
+
+    pub(crate) fn resume(&self) {
+        self.process.resume();
+    }
+
+    fn await_answer(&self) {
+        await_some("the server listens", || {
+            TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
+    }
 }

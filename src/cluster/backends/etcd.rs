@@ -1,18 +1,17 @@
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::BackendStats;
+use super::http::{HttpServers, HttpSettings, Problem, excerpt};
 use crate::cluster::Error;
-use crate::fetch::{Body, Client, FetchError};
+use crate::fetch::{Body, FetchError};
 use crate::tls::TlsClient;
 
 /// The servers of an etcd cluster, by the JSON gateway of etcd 3.4 and later. Clones share its connections.
@@ -23,10 +22,8 @@ pub struct Etcd(Arc<Shared>);
 #[derive(Clone, Debug)]
 #[must_use = "it does nothing until `build` is called"]
 pub struct EtcdBuilder {
-    urls: Vec<String>,
+    http: HttpSettings,
     credentials: Option<Credentials>,
-    timeout: Duration,
-    tls: Option<TlsClient>,
 }
 
 #[derive(Clone, Serialize)]
@@ -36,19 +33,8 @@ struct Credentials {
 }
 
 struct Shared {
-    client: Client,
-    urls: Vec<String>,
-    /// The server that answered last.
-    current: AtomicUsize,
+    servers: HttpServers,
     credentials: Option<Credentials>,
-    token: Mutex<Option<String>>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    is_down: bool,
-    last_ok: Option<Instant>,
 }
 
 /// An answer that is not wanted.
@@ -58,8 +44,6 @@ struct Refusal {
     message: String,
 }
 
-/// The greatest answer.
-const MAX_BODY: u64 = 64 << 20;
 /// The texts by which a server tells that a user must authenticate anew.
 const TOKEN_IS_OLD: [&str; 3] = [
     "invalid auth token",
@@ -82,21 +66,14 @@ impl Etcd {
     /// Returns a builder.
     pub fn builder() -> EtcdBuilder {
         EtcdBuilder {
-            urls: Vec::new(),
+            http: HttpSettings::new(),
             credentials: None,
-            timeout: Duration::from_secs(3),
-            tls: None,
         }
     }
 
     /// Returns its state. Calls do not queue.
     pub fn stats(&self) -> BackendStats {
-        let state = self.0.state.lock();
-        BackendStats {
-            is_up: !state.is_down && state.last_ok.is_some(),
-            last_ok: state.last_ok.map(|at| at.elapsed()),
-            ..BackendStats::default()
-        }
+        self.0.servers.stats()
     }
 
     /// Asks one server after the other until one answers.
@@ -106,7 +83,7 @@ impl Etcd {
         request: &impl Serialize,
     ) -> Result<T, Error> {
         let body = serde_json::to_vec(request).map_err(|error| Error::Codec(Arc::new(error)))?;
-        self.attempt(|url| {
+        self.0.servers.attempt(|url| {
             let response = self.request(url, path, &body)?.send();
             let response = response.map_err(Problem::lost)?;
             check(response.status().as_u16(), response.body())?;
@@ -123,7 +100,7 @@ impl Etcd {
         turn: Duration,
     ) -> Result<Stream, Error> {
         let body = serde_json::to_vec(request).map_err(|error| Error::Codec(Arc::new(error)))?;
-        self.attempt(|url| {
+        self.0.servers.attempt(|url| {
             let request = self.request(url, path, &body)?.timeout(turn);
             let response = request.stream().map_err(Problem::lost)?;
             let status = response.status().as_u16();
@@ -143,7 +120,7 @@ impl Etcd {
         path: &str,
         body: &[u8],
     ) -> Result<crate::fetch::Request, Problem> {
-        let request = self.0.client.post(format!("{url}{path}"));
+        let request = self.0.servers.client().post(format!("{url}{path}"));
         let request = request.header("Content-Type", "application/json");
         let request = match self.token(url)? {
             Some(token) => request.header("Authorization", token),
@@ -162,76 +139,18 @@ impl Etcd {
         let Some(credentials) = &self.0.credentials else {
             return Ok(None);
         };
-        if let Some(token) = &*self.0.token.lock() {
-            return Ok(Some(token.clone()));
-        }
-        let body =
-            serde_json::to_vec(credentials).map_err(|error| Problem::Refused(error.to_string()))?;
-        let request = self.0.client.post(format!("{url}/v3/auth/authenticate"));
-        let response = request.body(body).send().map_err(Problem::lost)?;
-        check(response.status().as_u16(), response.body())?;
-        let answer: Authenticated = serde_json::from_slice(response.body())
-            .map_err(|error| Problem::Refused(format!("there is no token: {error}")))?;
-        *self.0.token.lock() = Some(answer.token.clone());
-        Ok(Some(answer.token))
-    }
-
-    fn attempt<R>(&self, mut call: impl FnMut(&str) -> Result<R, Problem>) -> Result<R, Error> {
-        let shared = &*self.0;
-        let first = shared.current.load(Ordering::Relaxed);
-        let mut last = String::new();
-        for offset in 0..shared.urls.len() {
-            let index = (first + offset) % shared.urls.len();
-            let url = &shared.urls[index];
-            let mut result = call(url);
-            if matches!(&result, Err(Problem::Token)) {
-                *shared.token.lock() = None;
-                result = call(url);
-            }
-            match result {
-                Ok(answer) => {
-                    shared.current.store(index, Ordering::Relaxed);
-                    self.answered();
-                    return Ok(answer);
-                }
-                Err(Problem::Refused(problem)) => {
-                    self.answered();
-                    return Err(etcd_error(problem));
-                }
-                Err(Problem::Token) => {
-                    self.answered();
-                    return Err(etcd_error("the token of the user is refused"));
-                }
-                Err(Problem::Lost(problem)) => last = format!("{url}: {problem}"),
-            }
-        }
-        let mut state = shared.state.lock();
-        if !std::mem::replace(&mut state.is_down, true) {
-            log::warn!(target: "epicycle::cluster", "etcd is lost: {last}");
-        }
-        Err(etcd_error(last))
-    }
-
-    fn answered(&self) {
-        let mut state = self.0.state.lock();
-        if std::mem::replace(&mut state.is_down, false) {
-            log::info!(target: "epicycle::cluster", "etcd answers again");
-        }
-        state.last_ok = Some(Instant::now());
-    }
-}
-
-/// The reason why one server did not do what it was asked.
-enum Problem {
-    Lost(String),
-    Refused(String),
-    /// The token is no longer valid.
-    Token,
-}
-
-impl Problem {
-    fn lost(error: FetchError) -> Self {
-        Self::Lost(error.to_string())
+        let log_in = || {
+            let body = serde_json::to_vec(credentials)
+                .map_err(|error| Problem::Refused(error.to_string()))?;
+            let client = self.0.servers.client();
+            let request = client.post(format!("{url}/v3/auth/authenticate"));
+            let response = request.body(body).send().map_err(Problem::lost)?;
+            check(response.status().as_u16(), response.body())?;
+            let answer: Authenticated = serde_json::from_slice(response.body())
+                .map_err(|error| Problem::Refused(format!("there is no token: {error}")))?;
+            Ok(answer.token)
+        };
+        self.0.servers.token(log_in).map(Some)
     }
 }
 
@@ -240,20 +159,11 @@ fn check(status: u16, body: &[u8]) -> Result<(), Problem> {
         return Ok(());
     }
     let refusal = serde_json::from_slice::<Refusal>(body);
-    let message = refusal.map_or_else(
-        |_| String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
-        |refusal| refusal.message,
-    );
+    let message = refusal.map_or_else(|_| excerpt(body), |refusal| refusal.message);
     if TOKEN_IS_OLD.iter().any(|text| message.contains(text)) {
         return Err(Problem::Token);
     }
-    let problem = format!("status {status}: {message}");
-    // A server without a leader, or one that is about to stop. Another one may serve.
-    Err(if status >= 500 {
-        Problem::Lost(problem)
-    } else {
-        Problem::Refused(problem)
-    })
+    Err(Problem::of_status(status, &message))
 }
 
 /// Returns the error that etcd is the cause of.
@@ -302,7 +212,7 @@ impl Stream {
 impl EtcdBuilder {
     /// Adds the URL of a server, with `https` for TLS. If one does not answer, the next one is asked.
     pub fn url(mut self, url: impl Into<String>) -> Self {
-        self.urls.push(url.into());
+        self.http.urls.push(url.into());
         self
     }
 
@@ -317,13 +227,13 @@ impl EtcdBuilder {
 
     /// Sets the time that a server has to be reached, and to answer, each. The default is 3 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.http.timeout = timeout;
         self
     }
 
     /// Sets the trusted authorities, and a certificate of this side, for `https`. The default is the system's authorities.
     pub fn tls(mut self, tls: &TlsClient) -> Self {
-        self.tls = Some(tls.clone());
+        self.http.tls = Some(tls.clone());
         self
     }
 
@@ -335,38 +245,10 @@ impl EtcdBuilder {
     /// 1 ms or above an hour, and [`Error::Backend`] if the
     /// thread cannot be started.
     pub fn build(self) -> Result<Etcd, Error> {
-        super::check_timeout(self.timeout)?;
-        // A user in it would be shown wherever the URL is.
-        let is_url = |url: &String| {
-            (url.starts_with("http://") || url.starts_with("https://")) && !url.contains('@')
-        };
-        if self.urls.is_empty() || !self.urls.iter().all(is_url) {
-            let problem =
-                "give those of etcd, such as http://127.0.0.1:2379, and the user by `user`";
-            return Err(Error::argument("url", problem));
-        }
-        let urls = self
-            .urls
-            .iter()
-            .map(|url| url.trim_end_matches('/').to_owned());
-        let mut client = Client::builder()
-            .connect_timeout(self.timeout)
-            .response_timeout(self.timeout)
-            .timeout(self.timeout * 2)
-            .max_body(MAX_BODY);
-        if let Some(tls) = &self.tls {
-            client = client.tls(tls);
-        }
-        let client = client
-            .start()
-            .map_err(|error| etcd_error(error.to_string()))?;
+        let servers = HttpServers::start("etcd", "http://127.0.0.1:2379", self.http)?;
         Ok(Etcd(Arc::new(Shared {
-            client,
-            urls: urls.collect(),
-            current: AtomicUsize::new(0),
+            servers,
             credentials: self.credentials,
-            token: Mutex::default(),
-            state: Mutex::default(),
         })))
     }
 }
@@ -427,8 +309,7 @@ impl fmt::Debug for Credentials {
 impl fmt::Debug for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Etcd")
-            .field("urls", &self.0.urls)
-            .field("stats", &self.stats())
+            .field("servers", &self.0.servers)
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Servers outside the process that hold what all servers of a cluster share: etcd, NATS, Redis and the like.
+//! Servers outside the process that hold what all servers of a cluster share: Consul, etcd, memcached, Nacos, NATS, Redis.
 //!
 //! Each is behind a cargo feature of its own. A backend is opened once, and handed to the adapters that stand beside the
 //! implementations in memory, such as [`RedisLocator`](super::locator::RedisLocator). The calls block, for as long as the timeout
@@ -20,23 +20,41 @@ assert!(redis.stats().is_up);
 ```"#
 )]
 
+#[cfg(feature = "consul")]
+mod consul;
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]
+mod http;
+#[cfg(feature = "memcache")]
+mod memcache;
+#[cfg(feature = "nacos")]
+mod nacos;
 #[cfg(feature = "nats")]
 mod nats;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "memcache", feature = "redis"))]
 mod pool;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "memcache")]
+mod stream;
 
 use std::time::Duration;
 
 use super::Error;
 
+#[cfg(feature = "consul")]
+pub use self::consul::{Consul, ConsulBuilder};
 #[cfg(feature = "etcd")]
 pub(in crate::cluster) use self::etcd::{Base64, Number, end_of_prefix, etcd_error};
 #[cfg(feature = "etcd")]
 pub use self::etcd::{Etcd, EtcdBuilder};
+#[cfg(feature = "consul")]
+pub(in crate::cluster) use self::http::escape;
+#[cfg(feature = "memcache")]
+pub use self::memcache::{Memcache, MemcacheBuilder};
+#[cfg(feature = "nacos")]
+pub use self::nacos::{Nacos, NacosBuilder};
 #[cfg(feature = "nats")]
 pub(in crate::cluster) use self::nats::NatsSubscription;
 #[cfg(feature = "nats")]

@@ -79,6 +79,7 @@ impl<D: Dial> Pool<D> {
     }
 
     /// Returns that which makes the connections.
+    #[cfg(feature = "redis")]
     pub(super) fn dial(&self) -> &D {
         &self.dial
     }

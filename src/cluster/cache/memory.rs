@@ -142,10 +142,9 @@ impl Shared {
                 None => Some(zero),
                 Some(old) => old.value.parse().ok(),
             };
-            let Some(sum) = number.and_then(add) else {
-                let problem = format!("{key:?} is no such number, or the sum is none; set it anew");
-                return Err(Error::argument("key", problem));
-            };
+            let sum = number
+                .and_then(add)
+                .ok_or_else(|| super::not_a_number(key))?;
             let entry = Entry {
                 value: sum.to_string(),
                 ends: old.and_then(|old| old.ends),

@@ -17,6 +17,8 @@
 //! # Ok::<(), epicycle::cluster::Error>(())
 //! ```
 
+#[cfg(feature = "memcache")]
+mod memcache;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
@@ -26,6 +28,8 @@ use std::time::Duration;
 use super::Error;
 use super::keyed::Keyed;
 
+#[cfg(feature = "memcache")]
+pub use self::memcache::MemcacheCache;
 pub use self::memory::{CacheStats, MemoryCache};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisCache;
@@ -112,4 +116,10 @@ fn get_or_make(
 /// Returns a value, unless it stands for none.
 fn unless_nil(value: String) -> Option<String> {
     (value != NIL).then_some(value)
+}
+
+/// Returns the error of a sum that cannot be made.
+fn not_a_number(key: &str) -> Error {
+    let problem = format!("{key:?} is no such number, or the sum is none; set it anew");
+    Error::argument("key", problem)
 }

@@ -85,18 +85,18 @@ impl Cache for RedisCache {
     fn increase(&self, key: &str, by: i64) -> Result<i64, Error> {
         let mut add = self.command("INCRBY", key);
         add.arg(by);
-        self.run(&add).map_err(|error| not_a_number(key, error))
+        self.run(&add).map_err(|error| of_a_number(key, error))
     }
 
     fn increase_float(&self, key: &str, by: f64) -> Result<f64, Error> {
         let mut add = self.command("INCRBYFLOAT", key);
         add.arg(by);
-        self.run(&add).map_err(|error| not_a_number(key, error))
+        self.run(&add).map_err(|error| of_a_number(key, error))
     }
 }
 
 /// Redis tells by text only that the value is no number, or that the sum is none.
-fn not_a_number(key: &str, error: Error) -> Error {
+fn of_a_number(key: &str, error: Error) -> Error {
     match error {
         Error::Backend { problem, .. }
             if [
@@ -108,8 +108,7 @@ fn not_a_number(key: &str, error: Error) -> Error {
             .iter()
             .any(|text| problem.contains(text)) =>
         {
-            let problem = format!("{key:?} is no such number, or the sum is none; set it anew");
-            Error::argument("key", problem)
+            super::not_a_number(key)
         }
         other => other,
     }

@@ -14,10 +14,14 @@
 //! # Ok::<(), epicycle::cluster::Error>(())
 //! ```
 
+#[cfg(feature = "memcache")]
+mod memcache;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "memcache", feature = "redis"))]
+mod remote;
+#[cfg(any(feature = "memcache", feature = "redis"))]
 mod renewal;
 
 use std::fmt;
@@ -25,6 +29,8 @@ use std::time::Duration;
 
 use super::Error;
 
+#[cfg(feature = "memcache")]
+pub use self::memcache::MemcacheLocks;
 pub use self::memory::MemoryLocks;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisLocks;

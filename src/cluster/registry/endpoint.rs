@@ -144,6 +144,15 @@ impl ServiceEndpoint {
         self.at.address()
     }
 
+    /// Returns the host, without brackets, and the port.
+    #[cfg(any(feature = "consul", feature = "nacos"))]
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        let (host, port) = self.address().rsplit_once(':').unwrap_or_default();
+        let host = host.strip_prefix('[').unwrap_or(host);
+        let host = host.strip_suffix(']').unwrap_or(host);
+        (host, port.parse().unwrap_or_default())
+    }
+
     /// Returns true if the calls use TLS.
     pub fn is_secure(&self) -> bool {
         self.at.is_secure()

@@ -18,24 +18,34 @@
 //! # Ok::<(), epicycle::cluster::Error>(())
 //! ```
 
+#[cfg(any(feature = "consul", feature = "nacos"))]
+mod agents;
+#[cfg(feature = "consul")]
+mod consul;
 mod directory;
 mod endpoint;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod instance;
 mod memory;
+#[cfg(feature = "nacos")]
+mod nacos;
 mod registered;
 
 use std::sync::Arc;
 
 use super::{Error, Watch};
 
+#[cfg(feature = "consul")]
+pub use self::consul::ConsulRegistry;
 pub use self::directory::Directory;
 pub use self::endpoint::{LinkEndpoint, ServiceEndpoint};
 #[cfg(feature = "etcd")]
 pub use self::etcd::EtcdRegistry;
 pub use self::instance::{Instance, RouteSpec};
 pub use self::memory::MemoryRegistry;
+#[cfg(feature = "nacos")]
+pub use self::nacos::NacosRegistry;
 pub(super) use self::registered::Registered;
 
 /// A registry. Its calls may block, so they belong on a worker pool and not on a reactor.

@@ -1,0 +1,121 @@
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConnection, StreamOwned};
+
+use crate::addr::Endpoint;
+use crate::tls::TlsClient;
+
+/// A blocking connection to a server, with TLS or without.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Secure(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+/// The address of a server.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    endpoint: Endpoint,
+    host: String,
+}
+
+impl Server {
+    /// Reads `HOST` or `HOST:PORT`.
+    pub(super) fn parse(address: &str, default_port: u16) -> Option<Self> {
+        let has_port = address
+            .rsplit_once(':')
+            .is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']'));
+        let url = match has_port {
+            true => format!("tcp://{address}"),
+            false => format!("tcp://{address}:{default_port}"),
+        };
+        let endpoint: Endpoint = url.parse().ok()?;
+        let Endpoint::Tcp { host, .. } = &endpoint else {
+            return None;
+        };
+        if host.is_empty() {
+            return None;
+        }
+        Some(Self {
+            host: host.clone(),
+            endpoint,
+        })
+    }
+}
+
+impl Stream {
+    /// Dials the addresses of a server, one after the other. `timeout` is for all of them, and then for each read and write.
+    pub(super) fn dial(
+        server: &Server,
+        timeout: Duration,
+        tls: Option<&TlsClient>,
+    ) -> Result<Self, String> {
+        let deadline = Instant::now() + timeout;
+        let addresses = server.endpoint.resolve();
+        let addresses = addresses.map_err(|error| error.to_string())?;
+        let mut last = format!("{} has no address", server.host);
+        for address in addresses {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Zero is not allowed.
+            let left = left.max(Duration::from_millis(1));
+            match TcpStream::connect_timeout(&address, left) {
+                Ok(stream) => {
+                    return Self::over(stream, server, timeout, tls);
+                }
+                Err(error) => last = format!("{address}: {error}"),
+            }
+        }
+        Err(last)
+    }
+
+    fn over(
+        stream: TcpStream,
+        server: &Server,
+        timeout: Duration,
+        tls: Option<&TlsClient>,
+    ) -> Result<Self, String> {
+        let set = || {
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(timeout))?;
+            stream.set_write_timeout(Some(timeout))
+        };
+        set().map_err(|error: io::Error| error.to_string())?;
+        let Some(tls) = tls else {
+            return Ok(Self::Plain(stream));
+        };
+        let connection = tls.connection(&server.host);
+        let connection = connection.map_err(|error| error.to_string())?;
+        let mut secure = StreamOwned::new(connection, stream);
+        while secure.conn.is_handshaking() {
+            let done = secure.conn.complete_io(&mut secure.sock);
+            done.map_err(|error| format!("TLS: {error}"))?;
+        }
+        Ok(Self::Secure(Box::new(secure)))
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(into),
+            Self::Secure(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(from),
+            Self::Secure(stream) => stream.write(from),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Secure(stream) => stream.flush(),
+        }
+    }
+}
