@@ -9,7 +9,7 @@
 //! - [`link`]: both sides of a connection between servers, without a socket.
 //! - [`gate`]: servers that hold clients.
 //! - [`node`]: servers on which the application runs. [`Cluster`]: a whole cluster in one process.
-//! - [`codec`]: JSON and protobuf for the data of packets.
+//! - [`codec`]: JSON, protobuf and others for the data of packets.
 //! - [`config`]: the configuration of a process, with the keys of due.
 //! - [`container`]: starts and ends the parts of a process.
 //! - [`mesh`]: services that are called by name.

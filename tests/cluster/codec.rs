@@ -11,6 +11,7 @@ use crate::vectors::{hex, rows};
 
 /// The value of the recordings.
 #[derive(Clone, PartialEq, Serialize, Deserialize, prost::Message)]
+#[serde(rename = "P")]
 struct Player {
     #[prost(int64, tag = "1")]
     id: i64,
@@ -32,13 +33,46 @@ fn is_codec_error(result: Result<impl Debug, Error>) -> bool {
     matches!(result, Err(Error::Codec(_)))
 }
 
+/// Returns the codecs for types of serde that the program was built with.
+fn text_codecs() -> Vec<Codec> {
+    let known = [
+        ("json", true),
+        ("msgpack", cfg!(feature = "codec-msgpack")),
+        ("toml", cfg!(feature = "codec-toml")),
+        ("xml", cfg!(feature = "codec-xml")),
+        ("yaml", cfg!(feature = "codec-yaml")),
+    ];
+    let mut codecs = Vec::new();
+    for (name, is_there) in known {
+        match name.parse::<Codec>() {
+            Ok(codec) => {
+                assert!(is_there, "{name}");
+                assert_eq!(codec.name(), name);
+                codecs.push(codec);
+            }
+            Err(error) => {
+                assert!(!is_there, "{error}");
+                let remedy = format!("the feature codec-{name}; build with it");
+                assert!(error.to_string().contains(&remedy), "{error}");
+            }
+        }
+    }
+    codecs
+}
+
 #[test]
-fn json_has_the_bytes_that_due_writes() {
-    for row in rows("codec") {
-        if row.scenario.starts_with("json ") {
-            let data = Codec::Json.encode(&player()).expect("is JSON");
-            assert_eq!(hex(&data), row.data);
-            let read: Player = Codec::Json.decode(&row.bytes()).expect("is a player");
+fn every_codec_has_the_bytes_that_due_writes() {
+    for codec in text_codecs() {
+        let of_codec = format!("{} ", codec.name());
+        let rows: Vec<_> = rows("codec")
+            .into_iter()
+            .filter(|row| row.scenario.starts_with(&of_codec))
+            .collect();
+        assert!(!rows.is_empty(), "{codec:?}");
+        for row in rows {
+            let data = codec.encode(&player()).expect("is a player");
+            assert_eq!(hex(&data), row.data, "{}", String::from_utf8_lossy(&data));
+            let read: Player = codec.decode(&row.bytes()).expect("is a player");
             assert_eq!(read, player());
         }
     }
@@ -75,6 +109,63 @@ fn data_that_is_no_such_value_is_an_error() {
     assert!(is_codec_error(
         Codec::Protobuf.decode::<Pb<Player>>(b"\x08")
     ));
+}
+
+#[test]
+fn no_codec_takes_what_is_cut_or_garbage() {
+    for codec in text_codecs() {
+        let data = codec.encode(&player()).expect("is a player");
+        assert!(is_codec_error(codec.decode::<Player>(b"\xff\xfe\xc1")));
+        // Not at the end, where the text formats have a line feed that may be missing.
+        for cut in 1..data.len() - 2 {
+            let read = codec.decode::<Player>(&data[..cut]);
+            assert_ne!(read.ok(), Some(player()), "{codec:?}, {cut} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_second_value_after_the_first_is_an_error() {
+    for codec in text_codecs().iter().filter(|codec| codec.name() != "xml") {
+        let mut data = codec.encode(&player()).expect("is a player");
+        data.extend_from_within(..);
+        assert!(is_codec_error(codec.decode::<Player>(&data)), "{codec:?}");
+    }
+}
+
+#[test]
+fn what_is_deep_or_multiplies_is_refused() {
+    /// A tree that is as deep as its sender likes.
+    #[derive(Default, Serialize, Deserialize)]
+    #[serde(default)]
+    struct Tree {
+        t: Vec<Tree>,
+    }
+    const DEPTH: usize = 20_000;
+    let around = |before: &str, after: &str| before.repeat(DEPTH) + &after.repeat(DEPTH);
+    for codec in text_codecs() {
+        let data = match codec.name() {
+            "json" => around("{\"t\":[", "]}").into_bytes(),
+            "msgpack" => b"\x81\xa1t\x91".repeat(DEPTH),
+            "toml" => (around("{t=[", "]}")).replacen("{t=", "t=", 1).into_bytes(),
+            "xml" => around("<t>", "</t>").into_bytes(),
+            "yaml" => around("{t: [", "]}").into_bytes(),
+            other => panic!("{other}"),
+        };
+        assert!(
+            is_codec_error(codec.decode::<Tree>(&data).map(|_| 0)),
+            "{codec:?}"
+        );
+    }
+    if let Ok(yaml) = "yaml".parse::<Codec>() {
+        let mut bomb = "t0: &t0 [x, x, x, x, x, x, x, x]\n".to_owned();
+        for n in 1..12 {
+            let list = vec![format!("*t{}", n - 1); 8].join(", ");
+            bomb += &format!("t{n}: &t{n} [{list}]\n");
+        }
+        let read = yaml.decode::<serde_json::Value>(bomb.as_bytes());
+        assert!(is_codec_error(read));
+    }
 }
 
 #[test]

@@ -383,6 +383,27 @@ fn services_can_speak_protobuf() {
     assert_eq!(echoed, text);
 }
 
+#[cfg(feature = "codec-msgpack")]
+#[test]
+fn services_can_speak_messagepack() {
+    let registry = MemoryRegistry::new();
+    let mesh = Mesh::builder().registry(registry.clone());
+    let mesh = mesh.service("sum", |routes| {
+        routes.call("of", |_ctx, numbers: Vec<i64>| {
+            Ok(numbers.iter().sum::<i64>())
+        });
+    });
+    let _mesh = mesh.start().expect("starts");
+    let codec = "msgpack".parse().expect("is built in");
+    let client = MeshClient::builder().registry(registry).codec(codec);
+    let client = client.call_timeout(LONG).start().expect("starts");
+    let sum: i64 = client
+        .call("/sum/of", &vec![1, 2, 300])
+        .wait()
+        .expect("is answered");
+    assert_eq!(sum, 303);
+}
+
 #[cfg(feature = "tls")]
 #[test]
 fn instances_with_tls_are_called_by_clients_with_tls() {

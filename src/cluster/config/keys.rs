@@ -2,7 +2,6 @@
 
 use super::value::{Problem, Value};
 use super::{ClientsConfig, Config, PacketConfig, ServerConfig};
-use crate::cluster::codec::Codec;
 use crate::codec::ByteOrder;
 
 /// The effect of a key on `T`.
@@ -85,7 +84,7 @@ const SERVER: Keys<ServerConfig> = &[
     ("expose", Sets(expose)),
     (
         "codec",
-        Sets(|server, value| set(&mut server.codec, codec(value)?)),
+        Sets(|server, value| set(&mut server.codec, value.named()?)),
     ),
     (
         "dispatch",
@@ -314,17 +313,6 @@ fn expose(server: &mut ServerConfig, value: Value<'_>) -> Result<(), Problem> {
         Err(_) => value.optional()?,
     };
     Ok(())
-}
-
-fn codec(value: Value<'_>) -> Result<Option<Codec>, Problem> {
-    match value.text()? {
-        "" => Ok(None),
-        "json" => Ok(Some(Codec::Json)),
-        "proto" => Ok(Some(Codec::Protobuf)),
-        other => Err(format!(
-            "{other:?} is not one of json, proto; others are given to the builder"
-        )),
-    }
 }
 
 fn byte_order(value: Value<'_>) -> Result<Option<ByteOrder>, Problem> {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::transporter::{Channel, Done, MeshAddress, MeshRequest, MeshServer, Transporter};
 use crate::addr::Addr;
 use crate::cluster::Error;
-use crate::cluster::codec::Codec;
+use crate::cluster::codec::{self, Codec};
 use crate::engine::connect::Connect;
 use crate::engine::listen::Listen;
 use crate::metrics::{Expose, Exposition};
@@ -73,7 +73,8 @@ impl Transporter for RpcTransporter {
             None => (listen, false),
         };
         let routes = std::mem::take(&mut self.routes);
-        let builder = Peer::builder().listen(listen).routes(routes).count_time();
+        let builder = Peer::builder().codecs(codec::of_rpc()).listen(listen);
+        let builder = builder.routes(routes).count_time();
         let peer = self.change(builder).start()?;
         let addr = peer.local_addrs().first().and_then(Addr::as_socket_addr);
         let Some(addr) = addr else {

@@ -1,14 +1,26 @@
 //! Codecs of the data in packets: they encode values into bytes, and decode bytes into values.
 
+#[cfg(feature = "codec-msgpack")]
+mod msgpack;
+#[cfg(feature = "codec-toml")]
+mod toml;
+#[cfg(feature = "codec-xml")]
+mod xml;
+#[cfg(feature = "codec-yaml")]
+mod yaml;
+
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::Error;
-use crate::rpc::wire::Format;
+use crate::rpc::wire::{Codecs, Format};
 
 pub use crate::rpc::wire::{BodyCodec, BodyError, DecodeBody, Dual, EncodeBody, Pb, Raw, Visit};
 
 /// The format of the data in packets. A clone is cheap.
+///
+/// JSON and protobuf are always there. MessagePack, TOML, XML and YAML have a feature each, and their names: `"msgpack".parse()`.
 ///
 /// A value is any type that serde knows. Protobuf has messages of prost instead, in a [`Pb`]; a [`Dual`] is for types that are
 /// both. [`Raw`] is bytes that are encoded already, for any codec.
@@ -101,8 +113,64 @@ impl Codec {
     }
 }
 
+impl FromStr for Codec {
+    type Err = Error;
+
+    /// Returns the codec of a name: `json`, `proto`, and with a feature each, `codec-msgpack` for one, `msgpack`, `toml`, `xml` and
+    /// `yaml`.
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "json" => Ok(Codec::Json),
+            "proto" => Ok(Codec::Protobuf),
+            #[cfg(feature = "codec-msgpack")]
+            "msgpack" => Ok(Codec::own(msgpack::Msgpack)),
+            #[cfg(feature = "codec-toml")]
+            "toml" => Ok(Codec::own(toml::Toml)),
+            #[cfg(feature = "codec-xml")]
+            "xml" => Ok(Codec::own(xml::Xml)),
+            #[cfg(feature = "codec-yaml")]
+            "yaml" => Ok(Codec::own(yaml::Yaml)),
+            #[allow(
+                unreachable_patterns,
+                reason = "with every feature, all of them are above"
+            )]
+            "msgpack" | "toml" | "xml" | "yaml" => {
+                let problem = format!("{name} needs the feature codec-{name}; build with it");
+                Err(Error::argument("codec", problem))
+            }
+            other => {
+                let problem = format!(
+                    "{other:?} is not one of json, proto, msgpack, toml, xml, yaml; others are given to the builder"
+                );
+                Err(Error::argument("codec", problem))
+            }
+        }
+    }
+}
+
 impl fmt::Debug for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// Returns the codecs of [`rpc`](crate::rpc), and those of the features.
+pub(super) fn of_rpc() -> Codecs {
+    #[allow(unused_mut, reason = "without the features")]
+    let mut codecs = Codecs::standard();
+    // Their ids and names differ, so no registration fails.
+    #[cfg(feature = "codec-msgpack")]
+    let _ = codecs.register(msgpack::Msgpack);
+    #[cfg(feature = "codec-toml")]
+    let _ = codecs.register(toml::Toml);
+    #[cfg(feature = "codec-xml")]
+    let _ = codecs.register(xml::Xml);
+    #[cfg(feature = "codec-yaml")]
+    let _ = codecs.register(yaml::Yaml);
+    codecs
+}
+
+#[cfg(any(feature = "codec-toml", feature = "codec-xml"))]
+fn text<'b>(codec: &str, body: &'b [u8]) -> Result<&'b str, BodyError> {
+    std::str::from_utf8(body).map_err(|error| BodyError::decode(codec, error))
 }
