@@ -58,6 +58,11 @@ pub mod mesh;
 mod mode;
 mod monitor;
 pub mod node;
+#[cfg(feature = "kcp")]
+mod over_kcp;
+#[cfg(not(feature = "kcp"))]
+#[path = "no_kcp.rs"]
+mod over_kcp;
 pub mod packet;
 mod reactors;
 pub mod registry;

@@ -36,6 +36,7 @@
 //! A source address is easily forged, so a [server's](Kcp::server) end sends no more than three times what has come, until an
 //! acknowledgement has proved the address: it has the time of the segment, which begins at a number that only this end knows.
 
+mod fec;
 mod options;
 mod receiving;
 mod round_trip;
@@ -49,6 +50,7 @@ use self::segment::{Command, HEAD, Segment, distance};
 use self::sending::Sending;
 use crate::error::error_messages;
 
+pub use self::fec::strip_fec;
 pub use self::options::KcpOptions;
 
 /// The longest datagram that others send, such as kcp-go.

@@ -123,6 +123,11 @@ impl KcpOptions {
         Ok(())
     }
 
+    /// Returns the number of bytes that may wait.
+    pub fn most_queued(&self) -> usize {
+        self.max_queued
+    }
+
     /// Returns the most data in a segment.
     pub(super) fn segment(&self) -> usize {
         self.mtu.saturating_sub(HEAD).max(1)

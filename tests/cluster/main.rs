@@ -22,6 +22,8 @@ mod gate_replay;
 #[cfg(feature = "tls")]
 mod gate_tls;
 mod gate_users;
+#[cfg(feature = "kcp")]
+mod kcp;
 mod link;
 mod locator;
 mod mesh;

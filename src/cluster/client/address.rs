@@ -6,6 +6,8 @@ pub(super) struct Address {
     pub(super) endpoint: String,
     /// Over WebSocket: the host and the target of the request.
     pub(super) upgrade: Option<(String, String)>,
+    #[cfg(feature = "kcp")]
+    pub(super) is_kcp: bool,
 }
 
 impl Address {
@@ -15,6 +17,8 @@ impl Address {
                 return Ok(Self {
                     endpoint: addr.to_owned(),
                     upgrade: None,
+                    #[cfg(feature = "kcp")]
+                    is_kcp: false,
                 });
             }
             Some(("ws", rest)) => {
@@ -23,11 +27,22 @@ impl Address {
                 return Ok(Self {
                     endpoint: format!("tcp://{host}"),
                     upgrade: Some((host.to_owned(), path.to_owned())),
+                    #[cfg(feature = "kcp")]
+                    is_kcp: false,
                 });
             }
-            Some(("kcp", _)) => "KCP is not there yet; use tcp:// or ws://",
+            #[cfg(feature = "kcp")]
+            Some(("kcp", host)) => {
+                return Ok(Self {
+                    endpoint: format!("udp://{host}"),
+                    upgrade: None,
+                    is_kcp: true,
+                });
+            }
+            #[cfg(not(feature = "kcp"))]
+            Some(("kcp", _)) => "KCP needs the feature `kcp`",
             Some(("wss", _)) => "use ws:// and `tls`",
-            _ => "it is neither tcp://HOST:PORT nor ws://HOST:PORT/PATH",
+            _ => "it is none of tcp://HOST:PORT, ws://HOST:PORT/PATH and kcp://HOST:PORT",
         };
         Err(Error::argument("addr", format!("{addr:?}: {problem}")))
     }

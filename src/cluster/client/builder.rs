@@ -14,6 +14,8 @@ use super::{Client, ClientContext, ClientEvent, Clients, Inner};
 use crate::cluster::Error;
 use crate::cluster::packet::{Packet, PacketOptions};
 use crate::engine::connect::{Backoff, Connect, Reconnect};
+#[cfg(feature = "kcp")]
+use crate::kcp::KcpOptions;
 #[cfg(feature = "tls")]
 use crate::tls::TlsClient;
 
@@ -27,6 +29,8 @@ pub struct ClientBuilder {
     reconnect: Option<Reconnect>,
     control: bool,
     handlers: Handlers,
+    #[cfg(feature = "kcp")]
+    kcp: KcpOptions,
     #[cfg(feature = "tls")]
     tls: Option<TlsClient>,
 }
@@ -45,6 +49,8 @@ impl ClientBuilder {
                 others: None,
                 on_event: None,
             },
+            #[cfg(feature = "kcp")]
+            kcp: KcpOptions::new(),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -88,6 +94,13 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets the options of KCP, for `kcp://` addresses. Default: those of [`KcpOptions`].
+    #[cfg(feature = "kcp")]
+    pub fn kcp(mut self, options: KcpOptions) -> Self {
+        self.kcp = options;
+        self
+    }
+
     /// Uses TLS.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: &TlsClient) -> Self {
@@ -124,7 +137,8 @@ impl ClientBuilder {
     }
 
     /// Connects, on a thread of its own, and waits until the client is connected. The address is `tcp://HOST:PORT`, which
-    /// may be written without `tcp://`, or `ws://HOST:PORT/PATH`.
+    /// may be written without `tcp://`, `ws://HOST:PORT/PATH`, or `kcp://HOST:PORT` with the feature `kcp`. KCP has no handshake: the
+    /// client counts as connected at once, and is given up if the gate does not answer.
     ///
     /// # Errors
     ///
@@ -179,6 +193,10 @@ impl ClientBuilder {
             checked.map_err(|error| Error::argument("reconnect", error.to_string()))?;
         }
         let address = Address::parse(addr)?;
+        #[cfg(feature = "kcp")]
+        if let Err(problem) = self.kcp.check() {
+            return Err(Error::argument("kcp", problem));
+        }
         let threads = &clients.threads;
         let token = threads.last_token.fetch_add(1, Ordering::Relaxed) + 1;
         let reactor = (token % threads.ids.len() as u64) as usize;
@@ -205,6 +223,8 @@ impl ClientBuilder {
             to: addr.to_owned(),
             connect,
             upgrade: address.upgrade,
+            #[cfg(feature = "kcp")]
+            kcp: address.is_kcp.then_some(self.kcp),
             conn: None,
             is_connected: is_connected.clone(),
             was_connected: false,

@@ -1,3 +1,6 @@
+use crate::cluster::over_kcp::KcpCodec;
+#[cfg(feature = "kcp")]
+use crate::cluster::over_kcp::MayBeKcp;
 use crate::cluster::packet::{EncodedPacket, PacketCodec};
 use crate::codec;
 use crate::ws;
@@ -7,6 +10,7 @@ codec::one_of! {
     pub(super) enum Spoken {
         Packets(PacketCodec),
         Socket(ws::ClientCodec),
+        Kcp(KcpCodec),
     }
     /// A frame of either.
     pub(super) enum SpokenFrame;
@@ -14,4 +18,14 @@ codec::one_of! {
     impl Encode<&[u8]> for Socket;
     impl Encode<ws::Handshake> for Socket;
     impl Encode<ws::Close<'_>> for Socket;
+}
+
+#[cfg(feature = "kcp")]
+impl MayBeKcp for Spoken {
+    fn as_kcp(&mut self) -> Option<&mut KcpCodec> {
+        match self {
+            Spoken::Kcp(kcp) => Some(kcp),
+            _ => None,
+        }
+    }
 }

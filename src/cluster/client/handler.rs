@@ -4,9 +4,15 @@ use rustc_hash::FxHashMap;
 
 use super::ClientEvent;
 use super::codec::{Spoken, SpokenFrame};
-use super::link::{ClientContext, HEARTBEAT, Handlers, Link};
+#[cfg(feature = "kcp")]
+use super::link::FLUSH;
+use super::link::{ClientContext, HEARTBEAT, Handlers, Link, Wire};
 use crate::cluster::Error;
+#[cfg(feature = "kcp")]
+use crate::cluster::over_kcp::{self, KcpCodec};
 use crate::cluster::packet::{PacketCodec, PacketOptions};
+#[cfg(feature = "kcp")]
+use crate::codec::{Codec, Decoded};
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::{ConnectError, FailedConnect};
@@ -43,7 +49,7 @@ impl ClientReactor {
         match client.link.conn {
             // It goes when the connection has ended.
             Some(conn) => {
-                reactor.with(conn, |conn, _| conn.close());
+                reactor.with(conn, |conn, _| Wire::close(conn));
             }
             None => drop(self.clients.remove(&token)),
         }
@@ -181,6 +187,52 @@ impl Dialled {
     }
 }
 
+#[cfg(feature = "kcp")]
+impl Dialled {
+    /// Takes a datagram of KCP, and handles the packets that it brings.
+    fn on_datagram(&mut self, conn: &mut Conn<'_, ClientReactor>, datagram: &[u8]) -> Action {
+        if over_kcp::receive(conn, datagram).is_err() {
+            return Action::Close;
+        }
+        let Self { link, handlers } = self;
+        while let Spoken::Kcp(kcp) = conn.codec_mut()
+            && let Some(mut input) = kcp.take_input()
+        {
+            let mut packets = kcp.packets.clone();
+            let mut handled = 0;
+            loop {
+                match packets.decode(&mut input[handled..]) {
+                    Ok(Decoded::Frame { frame, consumed }) => {
+                        link.receive(handlers, conn, frame);
+                        handled += consumed;
+                    }
+                    Ok(_) => break,
+                    Err(error) => {
+                        log::warn!(target: "epicycle::cluster", "{} sends what is no packet: {error}", link.to);
+                        return Action::Close;
+                    }
+                }
+            }
+            if let Spoken::Kcp(kcp) = conn.codec_mut() {
+                kcp.packets = packets;
+                kcp.keep(input, handled);
+            }
+        }
+        self.settle(conn)
+    }
+
+    /// Sends what is due over KCP.
+    fn settle(&self, conn: &mut Conn<'_, ClientReactor>) -> Action {
+        match over_kcp::settle(conn, FLUSH) {
+            Ok(()) => self.part(),
+            Err(_) => {
+                log::info!(target: "epicycle::cluster", "{} acknowledges nothing, and is given up", self.link.to);
+                Action::Close
+            }
+        }
+    }
+}
+
 impl EventHandler for ClientReactor {
     type Codec = Spoken;
     /// The token.
@@ -193,6 +245,10 @@ impl EventHandler for ClientReactor {
             let max = packets.max_packet();
             let limits = ws::Limits::default().max_frame(max).max_message(max);
             return ws::ClientCodec::new(limits).into();
+        }
+        #[cfg(feature = "kcp")]
+        if let Some(options) = client.and_then(|client| client.link.kcp.clone()) {
+            return KcpCodec::client(options, packets).into();
         }
         PacketCodec::new(packets).into()
     }
@@ -227,6 +283,10 @@ impl EventHandler for ClientReactor {
                 client.link.receive(&mut client.handlers, conn, frame);
                 client.part()
             }
+            #[cfg(feature = "kcp")]
+            SpokenFrame::Kcp(datagram) => client.on_datagram(conn, datagram),
+            #[cfg(not(feature = "kcp"))]
+            SpokenFrame::Kcp(never) => match never {},
             SpokenFrame::Socket(ws::Event::Opened(_)) => client.opened(conn),
             SpokenFrame::Socket(ws::Event::Message(message)) => client.on_message(conn, message),
             SpokenFrame::Socket(ws::Event::Pong(_) | ws::Event::Closed(_)) => Action::Continue,
@@ -237,6 +297,10 @@ impl EventHandler for ClientReactor {
         let Some(client) = self.clients.get_mut(token) else {
             return Action::Close;
         };
+        #[cfg(feature = "kcp")]
+        if timer == FLUSH {
+            return client.settle(conn);
+        }
         if !client.link.on_timer(conn, timer) {
             log::info!(target: "epicycle::cluster", "{} is silent, and is given up", client.link.to);
             conn.abort();

@@ -10,12 +10,16 @@ use super::ClientEvent;
 use super::calls::Calls;
 use super::codec::Spoken;
 use crate::cluster::Error;
+#[cfg(feature = "kcp")]
+use crate::cluster::over_kcp;
 use crate::cluster::packet::{
     Control, EncodedPacket, GoodbyeReason, Heartbeat, Packet, PacketFrame, PacketOptions,
 };
 use crate::engine::connect::{Backoff, Connect, Reconnect};
 use crate::engine::handler::{Conn, ConnTimer, EventHandler, WriteError};
 use crate::engine::slots::ConnId;
+#[cfg(feature = "kcp")]
+use crate::kcp::KcpOptions;
 
 /// A client without its handlers: its connection, and what waits for answers on it.
 pub(super) struct Link {
@@ -33,6 +37,9 @@ pub(super) struct Link {
     pub(super) connect: Connect,
     /// Over WebSocket: the host and the target of the request.
     pub(super) upgrade: Option<(String, String)>,
+    /// Over KCP: its options.
+    #[cfg(feature = "kcp")]
+    pub(super) kcp: Option<KcpOptions>,
     pub(super) calls: Calls<Call>,
     pub(super) conn: Option<ConnId>,
     pub(super) is_connected: Arc<AtomicBool>,
@@ -89,6 +96,10 @@ pub(super) trait Wire {
 
 /// The token of the timer of heartbeats. Requests have a seq above 0.
 pub(super) const HEARTBEAT: u64 = 0;
+
+/// The token of the timer of KCP, which no request has.
+#[cfg(feature = "kcp")]
+pub(super) const FLUSH: u64 = 1 << 63;
 
 /// The number of heartbeats after which a silent gate is given up.
 const MAX_UNANSWERED: u8 = 3;
@@ -301,6 +312,10 @@ impl<H: EventHandler<Codec = Spoken>> Wire for Conn<'_, H> {
         match self.codec() {
             Spoken::Packets(_) => Conn::send(self, packet),
             Spoken::Socket(_) => Conn::send(self, packet.as_bytes()),
+            #[cfg(feature = "kcp")]
+            Spoken::Kcp(_) => over_kcp::send(self, packet.as_bytes(), FLUSH),
+            #[cfg(not(feature = "kcp"))]
+            Spoken::Kcp(kcp) => match *kcp {},
         }
     }
 
@@ -313,6 +328,9 @@ impl<H: EventHandler<Codec = Spoken>> Wire for Conn<'_, H> {
     }
 
     fn close(&mut self) {
+        #[cfg(feature = "kcp")]
+        over_kcp::close(self);
+        #[cfg(not(feature = "kcp"))]
         Conn::close(self);
     }
 }

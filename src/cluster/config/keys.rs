@@ -169,6 +169,30 @@ const CLIENTS: Keys<ClientsConfig> = &[
         Sets(|clients, value| set(&mut clients.authorize_timeout, Some(value.time()?))),
     ),
     (
+        "mtu",
+        Sets(|clients, value| set(&mut clients.mtu, Some(value.size()?))),
+    ),
+    (
+        "noDelay",
+        Sets(|clients, value| set(&mut clients.no_delay, Some(value.numbers()?))),
+    ),
+    (
+        "ackNoDelay",
+        Sets(|clients, value| set(&mut clients.ack_no_delay, Some(value.flag()?))),
+    ),
+    (
+        "windowSize",
+        Sets(|clients, value| set(&mut clients.window_size, Some(value.numbers()?))),
+    ),
+    (
+        "readBuffer",
+        Effect::None("the system's default holds, which `net.core.rmem_default` sets"),
+    ),
+    (
+        "writeBuffer",
+        Effect::None("the system's default holds, which `net.core.wmem_default` sets"),
+    ),
+    (
         "handshakeTimeout",
         Effect::None("a client has 10 s to ask for its WebSocket"),
     ),

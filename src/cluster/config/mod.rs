@@ -150,6 +150,15 @@ pub struct ClientsConfig {
     pub heartbeat_ticks: Option<bool>,
     /// `authorizeTimeout`. Zero: none.
     pub authorize_timeout: Option<Duration>,
+    /// `mtu`, for KCP.
+    pub mtu: Option<usize>,
+    /// `noDelay`, for KCP: on if not 0, the interval in milliseconds, the acknowledgements until a segment is sent again, and 1 for no
+    /// congestion control.
+    pub no_delay: Option<[u16; 4]>,
+    /// `ackNoDelay`, for KCP.
+    pub ack_no_delay: Option<bool>,
+    /// `windowSize`, for KCP: segments that are sent, and received.
+    pub window_size: Option<[u16; 2]>,
 }
 
 /// The reason why a configuration cannot be used.

@@ -98,6 +98,23 @@ impl<'v> Value<'v> {
             Self::Toml(_) => Err("use an array of texts, such as [\"*\"]".to_owned()),
         }
     }
+
+    /// Returns as many numbers as there shall be.
+    pub(super) fn numbers<const N: usize>(self) -> Result<[u16; N], Problem> {
+        let numbers: Result<Vec<u16>, Problem> = match self {
+            Self::Text(text) => text
+                .split(',')
+                .map(|item| Value::Text(item).number())
+                .collect(),
+            Self::Toml(DeValue::Array(items)) => items
+                .iter()
+                .map(|item| Value::Toml(item.get_ref()).number())
+                .collect(),
+            Self::Toml(_) => Err(format!("use an array of {N} numbers")),
+        };
+        <[u16; N]>::try_from(numbers?)
+            .map_err(|numbers| format!("{} numbers are not {N}", numbers.len()))
+    }
 }
 
 fn width<T>() -> String {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::client::Client;
+use super::clients::close;
 use super::handler::{GateReactor, Session};
 use super::options::DuplicateLogin;
 use super::shared::{POOL_QUEUE, Shared};
@@ -131,7 +132,7 @@ impl GateReactor {
             if let Session::Client(client) = session {
                 self.send_goodbye(conn, client, GoodbyeReason::Replaced);
             }
-            conn.close();
+            close(conn);
         });
     }
 

@@ -24,6 +24,8 @@ use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::handler::Engine;
 use crate::engine::listen::Listen;
 use crate::engine::server::{Running, Server};
+#[cfg(feature = "kcp")]
+use crate::engine::udp::{MAX_SESSIONS, UdpSessions};
 use crate::workers::WorkerPool;
 
 /// The options of a [`Gate`].
@@ -307,6 +309,17 @@ impl GateBuilder {
         let (mut server, mut doors) = (Server::bind(link), vec![Door::Links]);
         for listener in self.listeners {
             let (listen, door) = listener.into_parts()?;
+            #[cfg(feature = "kcp")]
+            let (listen, door) = match door {
+                Door::Kcp(options) => {
+                    let sessions = UdpSessions::new()
+                        .idle_timeout(Duration::MAX)
+                        .max_sessions(self.options.max_connections.clamp(1, MAX_SESSIONS));
+                    let options = options.max_queued(self.options.outbound_limit);
+                    (listen.sessions(sessions), Door::Kcp(options))
+                }
+                _ => (listen, door),
+            };
             let limits = match door {
                 Door::Sockets(_) => clients.clone(),
                 // Clients over TCP need not speak first.

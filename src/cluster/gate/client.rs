@@ -65,6 +65,11 @@ impl Client {
     pub(super) const AUTHORIZE: u64 = 2;
     pub(super) const RESUME: u64 = 3;
     pub(super) const RETRY: u64 = 4;
+    #[cfg(feature = "kcp")]
+    pub(super) const FLUSH: u64 = 5;
+    /// Packets that have waited are handled.
+    #[cfg(feature = "kcp")]
+    pub(super) const READ: u64 = 6;
 
     pub(super) fn new(ip: Option<IpAddr>, now: Instant, rate: Option<RateLimit>) -> Self {
         Self {

@@ -1,5 +1,7 @@
 //! The clients of a gate: their lives, and what they send.
 
+#[cfg(feature = "kcp")]
+use std::time::Duration;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::client::{Client, Wait};
@@ -12,6 +14,8 @@ use super::stats::{GateCounters, RefusedPacket};
 use crate::cluster::dispatch::{Dispatch, Source};
 use crate::cluster::drpc::Request;
 use crate::cluster::link::Lanes;
+#[cfg(feature = "kcp")]
+use crate::cluster::over_kcp;
 use crate::cluster::packet::{
     EncodedPacket, GoodbyeReason, Heartbeat, MAX_EMPTY_IN_ROW, Packet, PacketFrame,
 };
@@ -40,7 +44,7 @@ impl GateReactor {
             }
         }
         self.await_user(conn, &mut client);
-        if matches!(conn.codec(), Protocol::Packets(_)) {
+        if matches!(conn.codec(), Protocol::Packets(_) | Protocol::Kcp(_)) {
             self.enter(conn, &mut client);
         }
         Some(client)
@@ -97,7 +101,7 @@ impl GateReactor {
         match token {
             Client::LIFE => {
                 let allowed = 2 * self.shared.options.interval;
-                if conn.reads_paused() {
+                if is_paused(conn) {
                     // Its packets are not seen.
                     client.last = conn.now();
                 }
@@ -123,6 +127,10 @@ impl GateReactor {
                 self.retry(conn, client);
                 Action::Continue
             }
+            #[cfg(feature = "kcp")]
+            Client::FLUSH => self.settle_kcp(conn),
+            #[cfg(feature = "kcp")]
+            Client::READ => self.read_kcp(conn, client),
             _ => Action::Continue,
         }
     }
@@ -188,7 +196,7 @@ impl GateReactor {
                 }
                 OverRate::Delay => {
                     client.is_delayed = true;
-                    conn.pause_reads();
+                    pause(conn);
                     conn.set_timer(over, Client::RESUME);
                 }
             }
@@ -296,6 +304,8 @@ impl GateReactor {
     pub(super) fn send(&self, conn: &mut Conn<'_, Self>, packet: EncodedPacket) -> Action {
         let sent = match conn.codec() {
             Protocol::Socket(_) => conn.send(packet.as_bytes()),
+            #[cfg(feature = "kcp")]
+            Protocol::Kcp(_) => over_kcp::send(conn, packet.as_bytes(), Client::FLUSH),
             _ => conn.send(packet),
         };
         match sent {
@@ -406,9 +416,45 @@ fn refuse_message(conn: &mut Conn<'_, GateReactor>, code: CloseCode, reason: &st
     }
 }
 
+/// Closes a client, with all output sent.
+pub(super) fn close(conn: &mut Conn<'_, GateReactor>) {
+    #[cfg(feature = "kcp")]
+    over_kcp::close(conn);
+    #[cfg(not(feature = "kcp"))]
+    conn.close();
+}
+
+/// Reads nothing from a client until [`resume`].
+pub(super) fn pause(conn: &mut Conn<'_, GateReactor>) {
+    #[cfg(feature = "kcp")]
+    if let Protocol::Kcp(kcp) = conn.codec_mut() {
+        // Its acknowledgements are still needed.
+        kcp.is_paused = true;
+        return;
+    }
+    conn.pause_reads();
+}
+
 /// Reads on, unless the client still has to wait for something.
 pub(super) fn resume(conn: &mut Conn<'_, GateReactor>, client: &Client) {
-    if client.wait == Wait::Nothing && !client.is_delayed {
-        conn.resume_reads();
+    if client.wait != Wait::Nothing || client.is_delayed {
+        return;
     }
+    #[cfg(feature = "kcp")]
+    if let Protocol::Kcp(kcp) = conn.codec_mut() {
+        if std::mem::take(&mut kcp.is_paused) {
+            conn.set_timer(Duration::ZERO, Client::READ);
+        }
+        return;
+    }
+    conn.resume_reads();
+}
+
+/// Returns true if nothing is read from a client now.
+fn is_paused(conn: &Conn<'_, GateReactor>) -> bool {
+    #[cfg(feature = "kcp")]
+    if let Protocol::Kcp(kcp) = conn.codec() {
+        return kcp.is_paused;
+    }
+    conn.reads_paused()
 }

@@ -1,4 +1,7 @@
 use crate::cluster::drpc::FrameCodec;
+use crate::cluster::over_kcp::KcpCodec;
+#[cfg(feature = "kcp")]
+use crate::cluster::over_kcp::MayBeKcp;
 use crate::cluster::packet::{EncodedPacket, PacketCodec};
 use crate::codec;
 use crate::http::ServerResponse;
@@ -11,6 +14,8 @@ codec::one_of! {
         Packets(PacketCodec),
         /// A client over WebSocket.
         Socket(ws::ServerCodec),
+        /// A client over KCP.
+        Kcp(KcpCodec),
         /// Another server.
         Link(FrameCodec),
     }
@@ -22,4 +27,14 @@ codec::one_of! {
     impl Encode<ws::Accept<'_>> for Socket;
     impl Encode<ws::Close<'_>> for Socket;
     impl Encode<ServerResponse<'_>> for Socket;
+}
+
+#[cfg(feature = "kcp")]
+impl MayBeKcp for Protocol {
+    fn as_kcp(&mut self) -> Option<&mut KcpCodec> {
+        match self {
+            Protocol::Kcp(kcp) => Some(kcp),
+            _ => None,
+        }
+    }
 }

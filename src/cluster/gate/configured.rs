@@ -4,6 +4,8 @@ use super::{ClientListener, GateBuilder, HeartbeatMode};
 use crate::cluster::Error;
 use crate::cluster::config::{ClientsConfig, Config};
 use crate::cluster::link::LaneOptions;
+#[cfg(feature = "kcp")]
+use crate::kcp::KcpOptions;
 
 /// The clients of a listener that `maxConnNum` does not bound.
 const MAX_CONNECTIONS: usize = 5000;
@@ -110,6 +112,11 @@ fn listener(scheme: &str, addr: &str, clients: &ClientsConfig) -> Result<ClientL
         }
         _ => listener,
     };
+    #[cfg(feature = "kcp")]
+    let listener = match scheme {
+        "kcp" => listener.kcp(kcp_options(clients)),
+        _ => listener,
+    };
     match (&clients.cert_file, &clients.key_file) {
         (None, None) => Ok(listener),
         #[cfg(feature = "tls")]
@@ -129,4 +136,23 @@ fn listener(scheme: &str, addr: &str, clients: &ClientsConfig) -> Result<ClientL
             Err(Error::argument("certFile", problem))
         }
     }
+}
+
+#[cfg(feature = "kcp")]
+fn kcp_options(clients: &ClientsConfig) -> KcpOptions {
+    let mut options = KcpOptions::new().ack_no_delay(clients.ack_no_delay.unwrap_or(false));
+    if let Some(mtu) = clients.mtu {
+        options = options.mtu(mtu);
+    }
+    if let Some([on, interval, resend, alone]) = clients.no_delay {
+        options = options
+            .no_delay(on != 0)
+            .interval(Duration::from_millis(interval.into()))
+            .fast_resend(resend.into())
+            .congestion_control(alone == 0);
+    }
+    if let Some([send, receive]) = clients.window_size {
+        options = options.windows(send, receive);
+    }
+    options
 }

@@ -10,6 +10,8 @@ impl Gate {
         rows.push(("Link", self.link_addr().to_string()));
         for (addr, door) in self.client_addrs().iter().zip(&shared.doors[1..]) {
             let server = match door {
+                #[cfg(feature = "kcp")]
+                Door::Kcp(_) => format!("[kcp] {addr}"),
                 Door::Sockets(upgrade) => format!("[ws] {addr}{}", upgrade.path),
                 _ => format!("[tcp] {addr}"),
             };

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::clients::close;
 use super::handler::{GateReactor, Session};
 use super::listener::Door;
 use super::{Gate, GateStats};
@@ -112,7 +113,7 @@ fn end_clients(reactor: &mut Reactor<'_, GateReactor>, force: bool) {
         if let Session::Client(_) = session {
             match force {
                 true => conn.abort(),
-                false => conn.close(),
+                false => close(conn),
             }
         }
     });

@@ -15,6 +15,8 @@ use super::work::Work;
 use crate::cluster::dispatch::RouteTable;
 use crate::cluster::drpc::FrameCodec;
 use crate::cluster::link::{Identity, Inbound, LaneEvent, Lanes, LinkTimer, Verdict};
+#[cfg(feature = "kcp")]
+use crate::cluster::over_kcp::{self, KcpCodec};
 use crate::cluster::packet::PacketCodec;
 use crate::cluster::registry::LinkEndpoint;
 use crate::cluster::session::Sessions;
@@ -22,6 +24,8 @@ use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::FailedConnect;
 use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
+#[cfg(feature = "kcp")]
+use crate::engine::handler::{Datagram, Udp};
 use crate::engine::slots::ConnId;
 use crate::ws;
 
@@ -204,8 +208,15 @@ impl EventHandler for GateReactor {
                 let limits = ws::Limits::default().max_frame(max).max_message(max);
                 ws::ServerCodec::new(limits).into()
             }
+            #[cfg(feature = "kcp")]
+            Some(Door::Kcp(options)) => KcpCodec::server(options.clone(), packet).into(),
             Some(Door::Links) | None => FrameCodec::default().into(),
         }
+    }
+
+    #[cfg(feature = "kcp")]
+    fn admit(&mut self, _udp: &mut Udp<'_, Self>, datagram: &Datagram<'_>) -> bool {
+        !datagram.truncated && over_kcp::opens(datagram.data)
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Session> {
@@ -236,6 +247,12 @@ impl EventHandler for GateReactor {
             (Session::Client(client), ProtocolFrame::Socket(incoming)) => {
                 self.on_socket(conn, client, incoming)
             }
+            #[cfg(feature = "kcp")]
+            (Session::Client(client), ProtocolFrame::Kcp(datagram)) => {
+                self.on_client_datagram(conn, client, datagram)
+            }
+            #[cfg(not(feature = "kcp"))]
+            (_, ProtocolFrame::Kcp(never)) => match never {},
             (Session::Inbound(link), ProtocolFrame::Link(frame)) => {
                 match link.receive(conn, frame) {
                     Ok(Verdict::Serve { seq, request }) => self.serve(conn, seq, request),

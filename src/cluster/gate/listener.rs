@@ -9,6 +9,8 @@ use crate::engine::listen::Listen;
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::proxy_protocol::ProxyProtocol;
 use crate::http::ServerRequest;
+#[cfg(feature = "kcp")]
+use crate::kcp::KcpOptions;
 #[cfg(feature = "tls")]
 use crate::tls::TlsServer;
 
@@ -18,6 +20,7 @@ use crate::tls::TlsServer;
 /// |---|---|
 /// | `tcp://HOST:PORT` | send packets back to back |
 /// | `ws://HOST:PORT/PATH` | send each packet in a binary message of WebSocket |
+/// | `kcp://HOST:PORT` | send packets over [KCP](crate::kcp), plain or with the heads of FEC (feature `kcp`) |
 ///
 /// An empty HOST is every interface. A PORT of 0 lets the kernel choose one.
 ///
@@ -48,6 +51,9 @@ pub(super) enum Door {
     Packets,
     /// Clients over WebSocket.
     Sockets(Upgrade),
+    /// Clients over KCP.
+    #[cfg(feature = "kcp")]
+    Kcp(KcpOptions),
 }
 
 /// Which requests open a WebSocket.
@@ -87,11 +93,18 @@ impl ClientListener {
                 }),
             };
         }
+        #[cfg(feature = "kcp")]
+        if let Some(host) = addr.strip_prefix("kcp://") {
+            return Self {
+                listen: Ok(Listen::on(format!("udp://{host}"))),
+                door: Door::Kcp(KcpOptions::new()),
+            };
+        }
         let listen = match addr.split_once("://") {
             Some(("tcp", _)) => Ok(Listen::on(addr)),
-            Some(("kcp", _)) => Err("KCP is not there yet; use tcp:// or ws://"),
+            Some(("kcp", _)) => Err("KCP needs the feature `kcp`"),
             Some(("wss", _)) => Err("use ws:// and give the listener a TLS configuration"),
-            _ => Err("it is neither tcp://HOST:PORT nor ws://HOST:PORT/PATH"),
+            _ => Err("it is none of tcp://HOST:PORT, ws://HOST:PORT/PATH and kcp://HOST:PORT"),
         };
         let listen =
             listen.map_err(|problem| Error::argument("listen", format!("{addr:?}: {problem}")));
@@ -148,6 +161,28 @@ impl ClientListener {
         match &mut self.door {
             Door::Sockets(upgrade) => upgrade.check = Some(Arc::new(check)),
             _ => self.refuse("check"),
+        }
+        self
+    }
+
+    /// Sets the options of KCP, but for the bytes that may wait: see [`outbound_limit`](super::GateBuilder::outbound_limit). Default:
+    /// those of [`KcpOptions`], as at a gate of due.
+    #[cfg(feature = "kcp")]
+    pub fn kcp(mut self, options: KcpOptions) -> Self {
+        match &mut self.door {
+            Door::Kcp(own) => {
+                if let Err(problem) = options.check()
+                    && self.listen.is_ok()
+                {
+                    self.listen = Err(Error::argument("kcp", problem));
+                }
+                *own = options;
+            }
+            _ if self.listen.is_ok() => {
+                let problem = "it is for listeners at kcp:// addresses";
+                self.listen = Err(Error::argument("kcp", problem));
+            }
+            _ => {}
         }
         self
     }

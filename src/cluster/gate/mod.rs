@@ -49,6 +49,8 @@ mod configured;
 mod description;
 mod drain;
 mod handler;
+#[cfg(feature = "kcp")]
+mod kcp_clients;
 mod kept;
 mod listener;
 mod observed;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::{Client, Place, Wait};
-use super::clients::{deliver, resume};
+use super::clients::{deliver, pause, resume};
 use super::handler::{GateReactor, Session};
 use super::kept::{Notice, PacketKey, Returned};
 use super::stats::RefusedPacket;
@@ -206,7 +206,7 @@ impl GateReactor {
     /// Makes a client wait. Nothing is read from it meanwhile.
     fn wait(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client, wait: Wait) {
         client.wait = wait;
-        conn.pause_reads();
+        pause(conn);
         match wait {
             Wait::Nodes => {
                 for place in &client.places {

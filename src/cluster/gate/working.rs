@@ -3,11 +3,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+#[cfg(feature = "kcp")]
+use super::client::Client;
+use super::clients::close;
 use super::codec::Protocol;
 use super::handler::{GateReactor, Session};
 use super::options::SlowClient;
 use super::work::{Parcel, Reply, Task, Who, Work};
 use crate::cluster::drpc::{Code, Op, Value};
+#[cfg(feature = "kcp")]
+use crate::cluster::over_kcp;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Conn, Reactor};
 
@@ -168,7 +173,7 @@ impl GateReactor {
         let closed = id.and_then(|id| {
             reactor.with(id, |conn, _| match force {
                 true => conn.abort(),
-                false => conn.close(),
+                false => close(conn),
             })
         });
         closed.map_or(Code::NotFound, |()| Code::Done)
@@ -212,10 +217,12 @@ impl GateReactor {
 fn send(conn: &mut Conn<'_, GateReactor>, parcel: &Parcel) -> Result<(), WriteError> {
     let sent = match conn.codec() {
         Protocol::Socket(_) => conn.send(parcel.framed()),
+        #[cfg(feature = "kcp")]
+        Protocol::Kcp(_) => over_kcp::send(conn, parcel.packet.as_bytes(), Client::FLUSH),
         _ => conn.send(parcel.packet.clone()),
     };
     if parcel.disconnect && sent.is_ok() {
-        conn.close();
+        close(conn);
     }
     sent
 }

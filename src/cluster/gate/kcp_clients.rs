@@ -1,0 +1,89 @@
+//! The clients of a gate that come over KCP.
+
+use super::client::Client;
+use super::codec::Protocol;
+use super::handler::GateReactor;
+use crate::cluster::over_kcp::{self, End, KcpCodec};
+use crate::codec::{Codec, Decoded};
+use crate::engine::handler::{Action, Conn};
+
+impl GateReactor {
+    /// Takes a datagram of a client.
+    pub(super) fn on_client_datagram(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut Client,
+        datagram: &[u8],
+    ) -> Action {
+        if let Err(end) = over_kcp::receive(conn, datagram) {
+            return self.end_kcp(conn, &end);
+        }
+        self.read_kcp(conn, client)
+    }
+
+    /// Handles the packets that have arrived, unless they have to wait, and sends what is due.
+    pub(super) fn read_kcp(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client) -> Action {
+        // As over TCP, nothing is read from a client that does not read.
+        let most_queued = self.shared.options.outbound_limit / 4;
+        while let Some(kcp) = kcp(conn)
+            && kcp.queued() <= most_queued
+            && let Some(mut input) = (!kcp.is_paused).then(|| kcp.take_input()).flatten()
+        {
+            let mut packets = kcp.packets.clone();
+            let mut handled = 0;
+            let action = loop {
+                let frame = match packets.decode(&mut input[handled..]) {
+                    Ok(Decoded::Frame { frame, consumed }) => {
+                        handled += consumed;
+                        frame
+                    }
+                    Ok(_) => break Action::Continue,
+                    Err(error) => {
+                        log::debug!(target: "epicycle::cluster", "{}: {error}", client.address(conn.peer_addr()));
+                        break Action::Close;
+                    }
+                };
+                match self.on_frame(conn, client, frame) {
+                    Action::Continue => {}
+                    action => break action,
+                }
+                if self::kcp(conn).is_none_or(|kcp| kcp.is_paused) {
+                    break Action::Continue;
+                }
+            };
+            if let Some(kcp) = self::kcp(conn) {
+                kcp.packets = packets;
+                kcp.keep(input, handled);
+            }
+            if !matches!(action, Action::Continue) {
+                return action;
+            }
+        }
+        self.settle_kcp(conn)
+    }
+
+    /// Sends what is due.
+    pub(super) fn settle_kcp(&mut self, conn: &mut Conn<'_, Self>) -> Action {
+        match over_kcp::settle(conn, Client::FLUSH) {
+            Ok(()) => Action::Continue,
+            Err(end) => self.end_kcp(conn, &end),
+        }
+    }
+
+    fn end_kcp(&self, conn: &Conn<'_, Self>, end: &End) -> Action {
+        match end {
+            End::Replaced => {
+                log::debug!(target: "epicycle::cluster", "{} begins another connection", conn.peer_addr());
+            }
+            End::Dead => self.counters().silent.add(1),
+        }
+        Action::Close
+    }
+}
+
+fn kcp<'c>(conn: &'c mut Conn<'_, GateReactor>) -> Option<&'c mut KcpCodec> {
+    match conn.codec_mut() {
+        Protocol::Kcp(kcp) => Some(kcp),
+        _ => None,
+    }
+}
