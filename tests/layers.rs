@@ -47,8 +47,8 @@ const PROTOCOLS: [&str; 6] = [
 /// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
 const CLUSTER: [&[&str]; 8] = [
     &[
-        "codec", "error", "follower", "keyed", "mode", "monitor", "no_kcp", "reactors", "roles",
-        "text", "uuid", "watch",
+        "codec", "error", "follower", "guarded", "keyed", "mode", "monitor", "no_kcp", "reactors",
+        "roles", "text", "uuid", "watch",
     ],
     &["packet", "drpc", "backends", "over_kcp"],
     &[

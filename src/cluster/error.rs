@@ -162,6 +162,14 @@ impl Error {
             problem: problem.into(),
         }
     }
+
+    /// Refuses a time of zero for an option that has no meaning without time.
+    pub(super) fn if_zero(name: &'static str, time: Duration) -> Result<(), Self> {
+        match time.is_zero() {
+            true => Err(Self::argument(name, "zero leaves no time at all")),
+            false => Ok(()),
+        }
+    }
 }
 
 impl From<crate::Error> for Error {

@@ -50,6 +50,7 @@ mod error;
 pub mod eventbus;
 mod follower;
 pub mod gate;
+mod guarded;
 mod keyed;
 pub mod link;
 pub mod locator;

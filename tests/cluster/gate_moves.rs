@@ -1,13 +1,15 @@
 //! Users that move from one node to another, and packets that nodes reject.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use epicycle::cluster::drpc::{Code, RejectReason};
 use epicycle::cluster::gate::{GateBuilder, RefusedPacket};
-use epicycle::cluster::locator::Locator;
-use epicycle::cluster::registry::Registry;
+use epicycle::cluster::locator::{LocationEvent, Locator};
+use epicycle::cluster::registry::{Registry, RouteSpec};
 
 use crate::gate::{World, routes};
+use crate::gate_users::Faulty;
 use crate::rig::{Node, Wire, packet};
 use crate::util::eventually;
 
@@ -199,4 +201,130 @@ fn what_a_node_rejects_of_a_client_that_is_gone_is_only_counted() {
     world.node.manner.sleeps.store(false, Ordering::Release);
     eventually("they are rejected", || world.gate.stats().rejected == 3);
     let (_other, _) = world.known_client("others are served");
+}
+
+/// A gate with a third node, and a locator whose answers and changes are told when the test wants it.
+struct Three {
+    m: Move,
+    third: Node,
+    locator: Faulty,
+}
+
+impl Three {
+    fn new(mut third: Node, alias: &str) -> Self {
+        let locator = Faulty {
+            watches: Some(Arc::default()),
+            ..Faulty::default()
+        };
+        let m = Move::with(|gate| gate.locator(locator.clone()));
+        third.instance.alias = alias.to_owned();
+        m.world
+            .registry
+            .register(&third.instance)
+            .expect("is sound");
+        third.await_link();
+        let this = Self { m, third, locator };
+        this.bind("node", "node-1");
+        this
+    }
+
+    /// Moves the user. Returns when the gate has heard of it.
+    fn bind(&self, alias: &str, nid: &str) {
+        let bound = self.locator.inner.bind_node(USER, alias, nid);
+        bound.expect("is in memory");
+        let change = || LocationEvent::NodeBound {
+            uid: USER,
+            alias: alias.to_owned(),
+            nid: nid.to_owned(),
+        };
+        for watch in &*self.locator.watches.as_ref().expect("are there").lock() {
+            // Whoever has taken the second has done with the first.
+            for _ in 0..3 {
+                eventually("it is taken", || watch.push(change(), 1));
+            }
+        }
+    }
+
+    /// Gives so many answers more, and keeps back those after them.
+    fn give(&self, answers: usize) {
+        let given = self.asked();
+        let mut gives = self.locator.gives.lock();
+        *gives = Some(gives.unwrap_or(given) + answers);
+    }
+
+    fn asked(&self) -> usize {
+        self.locator.answers.load(Ordering::Acquire)
+    }
+
+    fn await_asked(&self, times: usize) {
+        eventually("the locator is asked", || self.asked() >= times);
+    }
+}
+
+#[test]
+fn packets_of_a_user_that_moves_twice_at_once_keep_their_order() {
+    let mut t = Three::new(Node::start_extended("node-3", Vec::new()), "node");
+    t.m.reject(3, RejectReason::Moved);
+    *t.m.second.manner.rejects.lock() = Some((3, RejectReason::Moved));
+    t.m.world.node.manner.sleeps.store(true, Ordering::Release);
+    t.m.send(0..2);
+    eventually("they are on their way", || {
+        t.m.world.gate.stats().delivered == 3
+    });
+    let asked = t.asked();
+    t.give(0);
+    t.bind("node", "node-2");
+    t.m.world.node.manner.sleeps.store(false, Ordering::Release);
+    // The gate is about to hear of the second node when the user has moved on to the third.
+    t.await_asked(asked + 1);
+    t.bind("node", "node-3");
+    t.give(1);
+    // The first packet goes to the second node, which rejects it while the other one waits for the locator.
+    t.await_asked(asked + 2);
+    eventually("it is rejected", || t.m.world.gate.stats().rejected == 3);
+    *t.locator.gives.lock() = None;
+    eventually("both are taken", || t.m.taken(&t.third).len() == 2);
+    assert_eq!(t.m.taken(&t.third), numbers(0..2));
+}
+
+#[test]
+fn a_packet_that_waits_goes_out_with_the_user_that_it_was_read_with() {
+    let mut t = Three::new(Node::start_extended("node-3", Vec::new()), "node");
+    let asked = t.asked();
+    t.give(0);
+    t.m.send(0..1);
+    t.await_asked(asked + 1);
+    assert_eq!(t.m.world.link().bind(t.m.cid, 8), Code::Done);
+    *t.locator.gives.lock() = None;
+    assert_eq!(t.m.world.node.await_packet("0"), (t.m.cid, USER));
+    t.m.client.send(packet(4, 1, "later"));
+    assert_eq!(t.m.world.node.await_packet("later"), (t.m.cid, 8));
+}
+
+#[test]
+fn nodes_of_two_kinds_that_reject_a_packet_each_get_none_of_them_again() {
+    const OTHER: i32 = 12;
+    let routes = vec![RouteSpec::new(OTHER).stateful()];
+    let mut t = Three::new(Node::start_extended("node-3", routes), "other");
+    t.bind("other", "node-3");
+    t.m.reject(3, RejectReason::Moved);
+    *t.third.manner.rejects.lock() = Some((OTHER, RejectReason::Moved));
+    for node in [&t.m.world.node, &t.third] {
+        node.manner.sleeps.store(true, Ordering::Release);
+    }
+    t.m.send(0..1);
+    t.m.client.send(packet(OTHER, 2, "other"));
+    let stats = |t: &Three| t.m.world.gate.stats();
+    eventually("they are on their way", || stats(&t).delivered == 3);
+    for (n, node) in [&t.m.world.node, &t.third].into_iter().enumerate() {
+        node.manner.sleeps.store(false, Ordering::Release);
+        eventually("it is rejected", || stats(&t).rejected == n as u64 + 1);
+    }
+    let asked = t.asked();
+    t.await_asked(asked + 3);
+    t.bind("node", "node-2");
+    eventually("one is taken", || t.m.taken(&t.m.second) == numbers(0..1));
+    let refused = |t: &Three| stats(t).refused[RefusedPacket::NotLocated];
+    eventually("the other one is refused", || refused(&t) == 1);
+    assert_eq!(stats(&t).rejected, 2);
 }

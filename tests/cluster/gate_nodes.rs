@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epicycle::cluster::Kind;
-use epicycle::cluster::State;
 use epicycle::cluster::dispatch::Policy;
 use epicycle::cluster::drpc::{
     Answer, Code, Hello, MAC, NONCE, Party, Request, Role, Secret, VERSION, Value,
 };
-use epicycle::cluster::gate::RefusedPacket;
+use epicycle::cluster::gate::{Gate, RateLimit, RefusedPacket};
 use epicycle::cluster::link::LaneOptions;
+use epicycle::cluster::mesh::MeshClient;
 use epicycle::cluster::registry::{Instance, Registry, RouteSpec};
+use epicycle::cluster::{self, Error, Kind, State};
 
 use crate::gate::World;
 use crate::rig::{Node, Wire, packet};
@@ -309,4 +309,36 @@ fn a_node_that_does_not_answer_the_opening_is_given_up_and_dialled_again() {
         );
     }
     let (_client, _) = world.known_client("others are served");
+}
+
+#[test]
+fn times_of_zero_are_refused_at_the_start() {
+    let change: [fn(&mut LaneOptions); 4] = [
+        |lanes| lanes.handshake_timeout = Duration::ZERO,
+        |lanes| lanes.call_timeout = Duration::ZERO,
+        |lanes| lanes.heartbeat = Duration::ZERO,
+        |lanes| lanes.queue_time = Duration::ZERO,
+    ];
+    for change in change {
+        let mut lanes = LaneOptions::default();
+        change(&mut lanes);
+        let gate = Gate::builder().listen("tcp://127.0.0.1:0");
+        let gate = gate.lanes(lanes.clone()).start();
+        assert!(
+            matches!(gate, Err(Error::InvalidArgument { .. })),
+            "{lanes:?}"
+        );
+        let node = cluster::node::Node::builder().lanes(lanes.clone()).start();
+        assert!(
+            matches!(node, Err(Error::InvalidArgument { .. })),
+            "{lanes:?}"
+        );
+    }
+    let limit = RateLimit::per_second(10, 0).burst(Duration::ZERO);
+    let gate = Gate::builder()
+        .listen("tcp://127.0.0.1:0")
+        .rate_limit(limit);
+    assert!(matches!(gate.start(), Err(Error::InvalidArgument { .. })));
+    let mesh = MeshClient::builder().call_timeout(Duration::ZERO).start();
+    assert!(matches!(mesh, Err(Error::InvalidArgument { .. })));
 }

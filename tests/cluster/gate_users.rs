@@ -1,12 +1,12 @@
 //! Users: their binds, with the locator, and logins on a second connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use epicycle::cluster::drpc::{Code, Request};
-use epicycle::cluster::gate::{DuplicateLogin, Gate};
+use epicycle::cluster::gate::{DuplicateLogin, Gate, RefusedPacket};
 use epicycle::cluster::locator::{LocationEvent, Locator, MemoryLocator};
 use epicycle::cluster::registry::Registry;
 use epicycle::cluster::{Error, Watch, WatchSender, watch};
@@ -241,14 +241,19 @@ fn a_user_at_another_gate_is_not_bound_here_if_second_logins_are_refused_unless_
     );
 }
 
-/// A locator that can be made to fail, and to wait.
-#[derive(Clone)]
-struct Faulty {
-    inner: MemoryLocator,
-    fails: Arc<AtomicBool>,
-    waits: Arc<AtomicBool>,
+/// A locator that can be made to fail, to panic, and to wait.
+#[derive(Clone, Default)]
+pub(crate) struct Faulty {
+    pub(crate) inner: MemoryLocator,
+    pub(crate) fails: Arc<AtomicBool>,
+    pub(crate) panics: Arc<AtomicBool>,
+    pub(crate) waits: Arc<AtomicBool>,
+    /// The number of times that a user's node was asked for.
+    pub(crate) answers: Arc<AtomicUsize>,
+    /// The number of those answers that it gives. It keeps back the others.
+    pub(crate) gives: Arc<Mutex<Option<usize>>>,
     /// The watches, if they tell only what the test tells.
-    watches: Option<Arc<Mutex<Vec<WatchSender<LocationEvent>>>>>,
+    pub(crate) watches: Option<Arc<Mutex<Vec<WatchSender<LocationEvent>>>>>,
 }
 
 impl Faulty {
@@ -262,6 +267,7 @@ impl Faulty {
                 problem: "it fails on purpose".to_owned(),
             });
         }
+        assert!(!self.panics.load(Ordering::Acquire), "it panics on purpose");
         ask(&self.inner)
     }
 }
@@ -288,7 +294,12 @@ impl Locator for Faulty {
     }
 
     fn locate_node(&self, uid: i64, alias: &str) -> Result<Option<String>, Error> {
-        self.ask(|inner| inner.locate_node(uid, alias))
+        let answer = self.ask(|inner| inner.locate_node(uid, alias));
+        let number = self.answers.fetch_add(1, Ordering::AcqRel) + 1;
+        while self.gives.lock().is_some_and(|gives| gives < number) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        answer
     }
 
     fn locate_nodes(&self, uid: i64) -> Result<Vec<(String, String)>, Error> {
@@ -311,10 +322,8 @@ fn faulty() -> (World, Faulty) {
 
 fn faulty_with(watches: Option<Arc<Mutex<Vec<WatchSender<LocationEvent>>>>>) -> (World, Faulty) {
     let faulty = Faulty {
-        inner: MemoryLocator::new(),
-        fails: Arc::default(),
-        waits: Arc::default(),
         watches,
+        ..Faulty::default()
     };
     let world = World::with(|gate| gate.locator(faulty.clone()));
     (world, faulty)
@@ -333,6 +342,26 @@ fn a_bind_that_the_locator_does_not_confirm_changes_nothing() {
     assert!(!world.node.told().contains(&event(2, cid, 7)));
     locator.fails.store(false, Ordering::Release);
     assert_eq!(link.bind(cid, 7), Code::Done);
+}
+
+#[test]
+fn a_locator_that_panics_fails_the_bind_and_holds_no_client_up() {
+    let (world, locator) = faulty();
+    let mut link = world.link();
+    let (mut client, cid) = world.known_client("a");
+    locator.panics.store(true, Ordering::Release);
+    assert_eq!(link.bind(cid, 7), Code::Failed);
+    client.send(packet(1, 2, "goes on"));
+    assert_eq!(world.node.await_packet("goes on"), (cid, 0));
+    locator.panics.store(false, Ordering::Release);
+    assert_eq!(link.bind(cid, 7), Code::Done);
+    // A look-up for a packet of a stateful route.
+    locator.panics.store(true, Ordering::Release);
+    client.send(packet(3, 3, "is refused"));
+    client.send(packet(1, 4, "goes on again"));
+    assert_eq!(world.node.await_packet("goes on again"), (cid, 7));
+    assert_eq!(world.gate.stats().refused[RefusedPacket::Busy], 1);
+    locator.panics.store(false, Ordering::Release);
 }
 
 #[test]

@@ -24,6 +24,8 @@ struct Pair {
     secret: Option<Secret>,
     /// True for a node that ignores operations from 32 on, as due does.
     is_due: bool,
+    /// The kind of the listener.
+    kind: Kind,
     /// Bytes on their way.
     to_listener: Vec<u8>,
     to_lane: Vec<u8>,
@@ -32,6 +34,8 @@ struct Pair {
     at_lane: Vec<u8>,
     /// The connections, in the order in which their packets were served.
     served: Vec<i64>,
+    /// The operations by which addresses were asked for.
+    asked: Vec<Op>,
     /// The result of each call.
     results: BTreeMap<u64, Result<Code, Error>>,
     told: Vec<String>,
@@ -60,11 +64,13 @@ impl Pair {
             listener: None,
             secret: theirs,
             is_due: false,
+            kind: Kind::Node,
             to_listener: Vec::new(),
             to_lane: Vec::new(),
             at_listener: Vec::new(),
             at_lane: Vec::new(),
             served: Vec::new(),
+            asked: Vec::new(),
             results: BTreeMap::new(),
             told: Vec::new(),
             nonce: 0,
@@ -77,8 +83,8 @@ impl Pair {
 
     fn connect(&mut self) {
         self.nonce += 1;
-        let node = identity(Kind::Node, "node-1");
-        self.listener = Some(Listener::new(node, self.secret.clone()));
+        let theirs = identity(self.kind, "node-1");
+        self.listener = Some(Listener::new(theirs, self.secret.clone()));
         self.lane.connected(self.now, [self.nonce; 16]);
     }
 
@@ -146,6 +152,9 @@ impl Pair {
                         match request {
                             Request::Deliver { cid, .. } => self.served.push(cid),
                             Request::GetState => answer.value = Value::State(1),
+                            Request::GetIp { .. } | Request::GetAddr { .. } => {
+                                self.asked.push(request.op());
+                            }
                             _ => {}
                         }
                         if seq != 0 {
@@ -570,6 +579,71 @@ fn after_a_bye_nothing_more_is_taken_and_calls_are_still_answered() {
     let listener = due.listener.as_ref().expect("is there");
     listener.bye(&mut due.to_lane);
     assert!(due.to_lane.is_empty());
+}
+
+#[test]
+fn a_peer_that_says_bye_amid_the_opening_is_known_before_it_leaves() {
+    let mut pair = Pair::plain();
+    pair.connect();
+    pair.deliver(1).expect("is sent");
+    // The listener has read Handshake and Hello, and stops.
+    let output = pair.lane.take_output();
+    let hello = 14 + 1 + "gate-1".len() + 14 + 1 + 4 + 16;
+    pair.to_listener = output;
+    let rest = pair.to_listener.split_off(hello);
+    pair.pass(usize::MAX).expect("is open");
+    let listener = pair.listener.as_ref().expect("is there");
+    listener.bye(&mut pair.to_lane);
+    pair.pass(usize::MAX).expect("is open");
+    assert!(pair.told.is_empty(), "{:?}", pair.told);
+    assert!(matches!(pair.deliver(2), Err(Error::Draining)));
+    // It answers what it was asked before.
+    pair.to_listener.extend(rest);
+    pair.settle().expect("is open");
+    assert_eq!(
+        pair.told,
+        ["Up { extensions: true, state: Some(1) }", "Bye"]
+    );
+    assert!(matches!(pair.deliver(3), Err(Error::Draining)));
+    assert_eq!(pair.served, [1]);
+}
+
+#[test]
+fn with_a_secret_no_bye_comes_before_the_proofs() {
+    let mut pair = Pair::new(secret(OURS), secret(OURS), LaneOptions::default());
+    pair.connect();
+    let output = pair.lane.take_output();
+    pair.to_listener = output;
+    pair.pass(usize::MAX).expect("is open");
+    let listener = pair.listener.as_ref().expect("is there");
+    listener.bye(&mut pair.to_lane);
+    pair.settle().expect("the link stays");
+    assert_eq!(pair.told, ["Up { extensions: true, state: None }"]);
+}
+
+#[test]
+fn the_address_of_a_client_is_asked_by_the_operation_that_the_peer_knows() {
+    for is_due in [false, true] {
+        let mut pair = Pair::plain();
+        (pair.is_due, pair.kind) = (is_due, Kind::Gate);
+        let target = Target::conn(5);
+        let ask = |pair: &mut Pair, token| {
+            let asked = pair
+                .lane
+                .call(&Request::GetAddr { target }, token, pair.now, 0);
+            asked.map_err(|(_, error)| error).expect("is sent");
+        };
+        // Before there is a connection, amid the opening, and once the peer is known.
+        ask(&mut pair, 1);
+        pair.connect();
+        ask(&mut pair, 2);
+        pair.settle().expect("is open");
+        ask(&mut pair, 3);
+        pair.settle().expect("is open");
+        let op = if is_due { Op::GetIp } else { Op::GetAddr };
+        assert_eq!(pair.asked, [op; 3]);
+        assert_eq!(pair.results.len(), 3);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

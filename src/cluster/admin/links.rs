@@ -1,6 +1,6 @@
 //! The links of the interface to gates and nodes: an engine of its own, which threads ask.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -63,8 +63,6 @@ pub(super) struct Master {
     lanes: Lanes<Waiter>,
     /// The servers that are registered, by kind.
     known: HashMap<Kind, Arc<[(Identity, LinkEndpoint)]>>,
-    /// The ids of the servers that know the extensions.
-    extended: HashSet<String>,
 }
 
 struct Waiter {
@@ -96,7 +94,6 @@ impl Links {
         let running = Client::new().start(move |_| Master {
             lanes: dialler.lanes(),
             known: HashMap::new(),
-            extended: HashSet::new(),
         })?;
         let follow = |kind: Kind| {
             let mut watch = registry.watch(kind.as_str())?;
@@ -173,7 +170,7 @@ impl Pending {
 }
 
 impl Order {
-    fn request(&self, extended: bool) -> Request<'_> {
+    fn request(&self) -> Request<'_> {
         let user = |id| Target {
             scope: Scope::User,
             id,
@@ -186,8 +183,7 @@ impl Order {
                 target: user(*uid),
                 force: *force,
             },
-            Order::GetAddr(uid) if extended => Request::GetAddr { target: user(*uid) },
-            Order::GetAddr(uid) => Request::GetIp { target: user(*uid) },
+            Order::GetAddr(uid) => Request::GetAddr { target: user(*uid) },
             Order::Broadcast { scope, packet } => Request::Broadcast {
                 scope: *scope,
                 disconnect: false,
@@ -238,12 +234,11 @@ impl Master {
             .values()
             .flat_map(|peers| peers.iter().cloned())
             .collect();
-        self.lanes
-            .set_peers(&all, reactor, &mut noting(&mut self.extended));
+        self.lanes.set_peers(&all, reactor, &mut note);
     }
 
     fn ask(&mut self, id: &str, order: &Order, waiter: Waiter, reactor: &mut Reactor<'_, Self>) {
-        let request = order.request(self.extended.contains(id));
+        let request = order.request();
         let asked = self.lanes.call(id, &request, waiter, reactor.now());
         if let Err((waiter, error)) = asked {
             waiter.end(Err(error));
@@ -252,19 +247,10 @@ impl Master {
     }
 }
 
-/// Returns a function that notes what lanes tell.
-fn noting(extended: &mut HashSet<String>) -> impl FnMut(&Identity, LaneEvent<'_, Waiter>) + '_ {
-    |peer, event| match event {
-        LaneEvent::Up { extensions, .. } => {
-            match extensions {
-                true => extended.insert(peer.id.clone()),
-                false => extended.remove(&peer.id),
-            };
-        }
-        LaneEvent::Answered { token, result } => {
-            token.end(result.map(|answer| Told::of(&answer)));
-        }
-        _ => {}
+/// Takes what a lane tells.
+fn note(_: &Identity, event: LaneEvent<'_, Waiter>) {
+    if let LaneEvent::Answered { token, result } = event {
+        token.end(result.map(|answer| Told::of(&answer)));
     }
 }
 
@@ -285,8 +271,7 @@ impl EventHandler for Master {
     }
 
     fn react(&mut self, conn: &mut Conn<'_, Self>, token: &mut u64, frame: Incoming<'_>) -> Action {
-        let mut events = noting(&mut self.extended);
-        self.lanes.receive(*token, conn, frame, &mut events)
+        self.lanes.receive(*token, conn, frame, &mut note)
     }
 
     fn on_drain(&mut self, conn: &mut Conn<'_, Self>, token: &mut u64) -> Action {
@@ -301,8 +286,7 @@ impl EventHandler for Master {
         token: u64,
         _: CloseReason,
     ) {
-        let mut events = noting(&mut self.extended);
-        self.lanes.on_close(token, info.id, reactor, &mut events);
+        self.lanes.on_close(token, info.id, reactor, &mut note);
     }
 
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
@@ -312,7 +296,6 @@ impl EventHandler for Master {
 
 impl LinkTimer for Master {
     fn on_link_timer(&mut self, reactor: &mut Reactor<'_, Self>, at: Duration) {
-        let mut events = noting(&mut self.extended);
-        self.lanes.on_timer(at, reactor, &mut events);
+        self.lanes.on_timer(at, reactor, &mut note);
     }
 }

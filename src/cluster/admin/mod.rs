@@ -56,9 +56,9 @@ use super::drpc::Secret;
 use super::link::Identity;
 #[cfg(feature = "tls")]
 use super::link::LinkTls;
-use super::locator::{Locator, MemoryLocator};
+use super::locator::{GuardedLocator, Locator, MemoryLocator};
 use super::packet::PacketOptions;
-use super::registry::{Directory, MemoryRegistry, Registry};
+use super::registry::{Directory, GuardedRegistry, MemoryRegistry, Registry};
 use super::{Error, Kind, Monitor, new_uuid};
 use crate::engine::conn::limits::OutboundPolicy;
 use crate::engine::listen::Listen;
@@ -167,13 +167,13 @@ impl AdminBuilder {
 
     /// Sets the registry. Default: one in memory, which no other server has.
     pub fn registry(mut self, registry: impl Registry) -> Self {
-        self.registry = Arc::new(registry);
+        self.registry = Arc::new(GuardedRegistry(registry));
         self
     }
 
     /// Sets the locator. Default: one in memory, which no other server has.
     pub fn locator(mut self, locator: impl Locator) -> Self {
-        self.locator = Arc::new(locator);
+        self.locator = Arc::new(GuardedLocator(locator));
         self
     }
 

@@ -184,9 +184,7 @@ impl ClientBuilder {
             ("call_timeout", self.call_timeout),
             ("connect_timeout", self.connect_timeout),
         ] {
-            if time.is_zero() {
-                return Err(Error::argument(name, "zero leaves no time at all"));
-            }
+            Error::if_zero(name, time)?;
         }
         if let Some(policy) = &self.reconnect {
             let checked = policy.check("reconnect");

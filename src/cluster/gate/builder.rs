@@ -15,9 +15,11 @@ use crate::cluster::follower::Followers;
 #[cfg(feature = "tls")]
 use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
-use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
+use crate::cluster::locator::{GuardedLocator, LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::{Packet, PacketOptions};
-use crate::cluster::registry::{Directory, Instance, MemoryRegistry, Registered, Registry};
+use crate::cluster::registry::{
+    Directory, GuardedRegistry, Instance, MemoryRegistry, Registered, Registry,
+};
 use crate::cluster::session::MAX_REACTORS;
 use crate::cluster::{Error, Kind, Monitor, new_uuid};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
@@ -130,13 +132,13 @@ impl GateBuilder {
 
     /// Sets the registry. Default: one in memory, which no other server has.
     pub fn registry(mut self, registry: impl Registry) -> Self {
-        self.registry = Arc::new(registry);
+        self.registry = Arc::new(GuardedRegistry(registry));
         self
     }
 
     /// Sets the locator. Default: one in memory, which no other server has.
     pub fn locator(mut self, locator: impl Locator) -> Self {
-        self.locator = Arc::new(locator);
+        self.locator = Arc::new(GuardedLocator(locator));
         self
     }
 
@@ -369,10 +371,10 @@ impl GateBuilder {
             let problem = format!("{} is not from 1 to {MAX_REACTORS}", self.reactors);
             return bad("reactors", problem);
         }
-        let backlog = self.options.lanes.max_backlog;
-        if backlog > MAX_BACKLOG {
-            let problem = format!("a backlog of {backlog} bytes is more than 256 MiB");
-            return bad("lanes", problem);
+        self.options.lanes.check()?;
+        if let Some(rate) = &self.options.rate {
+            // Without a burst every packet would be ahead of its time.
+            Error::if_zero("burst", rate.burst)?;
         }
         if self.listeners.is_empty() {
             let problem = "no client can connect; add a listener".to_owned();
@@ -444,8 +446,6 @@ impl Prepared {
 
 /// The time within which a client must ask for its WebSocket.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-
-const MAX_BACKLOG: usize = 256 << 20;
 
 impl fmt::Debug for GateBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

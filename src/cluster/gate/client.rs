@@ -22,15 +22,16 @@ pub(super) struct Client {
     /// The event that its packets wait for. Nothing is read meanwhile.
     pub(super) wait: Wait,
     /// The packet that was read last, if it waits.
-    pub(super) held: Option<Box<[u8]>>,
+    pub(super) held: Option<Held>,
     /// The nodes that its packets of stateful routes were sent to.
     pub(super) places: Vec<Place>,
-    /// The packets that a node has rejected since its user has moved. They go before the one that is held.
-    pub(super) returned: VecDeque<Box<[u8]>>,
-    /// The node that has rejected a packet, or takes no more.
-    pub(super) left: Option<Arc<str>>,
-    /// The number of times that the locator still named that node.
-    pub(super) tries: u32,
+    /// The packets that a node has rejected since its user has moved, in the order in which they were read. They go before the one
+    /// that is held.
+    pub(super) returned: VecDeque<Held>,
+    /// The number of packets of stateful routes that were read.
+    pub(super) read: u64,
+    /// The time until the locator is asked again.
+    pub(super) retry_after: Duration,
     /// True while nothing is read because the client has sent too much.
     pub(super) is_delayed: bool,
     /// WebSocket messages of size 0 in a row.
@@ -56,6 +57,31 @@ pub(super) struct Place {
     pub(super) nid: Arc<str>,
     /// The number of the last one on the way to that node.
     pub(super) last: u64,
+    /// True if the node has rejected one, or takes no more.
+    pub(super) has_left: bool,
+    /// The number of times that the locator still named it then.
+    pub(super) tries: u32,
+}
+
+impl Place {
+    pub(super) fn new(alias: Arc<str>, nid: Arc<str>) -> Self {
+        Self {
+            alias,
+            nid,
+            last: 0,
+            has_left: false,
+            tries: 0,
+        }
+    }
+}
+
+/// A packet of a stateful route, with its user when it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Its place among those of its connection.
+    pub(super) order: u64,
+    pub(super) uid: i64,
+    pub(super) bytes: Box<[u8]>,
 }
 
 impl Client {
@@ -83,11 +109,26 @@ impl Client {
             held: None,
             places: Vec::new(),
             returned: VecDeque::new(),
-            left: None,
-            tries: 0,
+            read: 0,
+            retry_after: Duration::ZERO,
             is_delayed: false,
             empty_in_row: 0,
             authorizing: None,
+        }
+    }
+
+    /// Takes back a packet that was rejected.
+    pub(super) fn take_back(&mut self, packet: Held) {
+        // A node may reject one that was read earlier after another node's have come back.
+        let place = (self.returned).partition_point(|other| other.order < packet.order);
+        self.returned.insert(place, packet);
+    }
+
+    /// Notes that a node takes no more packets of this client.
+    pub(super) fn leave(&mut self, nid: &str) {
+        let places = self.places.iter_mut();
+        for place in places.filter(|place| &*place.nid == nid) {
+            place.has_left = true;
         }
     }
 

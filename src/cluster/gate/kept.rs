@@ -1,5 +1,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use super::client::Held;
 use crate::cluster::Error;
 use crate::cluster::drpc::{Code, RejectReason};
 use crate::cluster::link::{Identity, LaneEvent};
@@ -39,18 +40,18 @@ struct Way {
 struct KeptPacket {
     number: u64,
     key: PacketKey,
-    bytes: Box<[u8]>,
+    packet: Held,
 }
 
 /// The connection, the route and the seq of a packet.
 pub(super) type PacketKey = (i64, i32, i32);
 
-/// A packet that was rejected. Its bytes are gone if too many were kept.
+/// A packet that was rejected. It is gone if too many were kept.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Returned {
     pub(super) key: PacketKey,
     pub(super) reason: RejectReason,
-    pub(super) bytes: Option<Box<[u8]>>,
+    pub(super) packet: Option<Held>,
 }
 
 /// A Ping to a node, as the token of its call: the number of the last packet before it.
@@ -89,7 +90,7 @@ const MAX_UNANSWERED: u32 = 3;
 
 impl Kept {
     /// Keeps a packet that was sent. Returns its number.
-    pub(super) fn keep(&mut self, nid: &str, key: PacketKey, packet: &[u8]) -> u64 {
+    pub(super) fn keep(&mut self, nid: &str, key: PacketKey, packet: impl FnOnce() -> Held) -> u64 {
         let way = way(&mut self.nodes, self.last, nid);
         if way.extensions == Some(false) {
             return 0;
@@ -99,7 +100,7 @@ impl Kept {
         let kept = KeptPacket {
             number: self.last,
             key,
-            bytes: packet.into(),
+            packet: packet(),
         };
         way.bytes += kept.weight();
         way.packets.push_back(kept);
@@ -234,7 +235,7 @@ fn way<'n>(nodes: &'n mut HashMap<String, Way>, last: u64, nid: &str) -> &'n mut
 impl KeptPacket {
     /// Returns about how many bytes it takes in memory.
     fn weight(&self) -> usize {
-        size_of::<Self>() + self.bytes.len()
+        size_of::<Self>() + self.packet.bytes.len()
     }
 }
 
@@ -259,7 +260,7 @@ impl Way {
                     returned.push(Returned {
                         key: kept.key,
                         reason,
-                        bytes: Some(kept.bytes),
+                        packet: Some(kept.packet),
                     });
                 }
             }
@@ -274,7 +275,7 @@ impl Way {
                 returned.extend(reasons.drain(..).map(|reason| Returned {
                     key: *key,
                     reason,
-                    bytes: None,
+                    packet: None,
                 }));
                 false
             });
@@ -325,6 +326,15 @@ mod tests {
         kept
     }
 
+    fn held(data: &[u8]) -> impl FnOnce() -> Held {
+        let packet = Held {
+            order: 0,
+            uid: 7,
+            bytes: data.into(),
+        };
+        || packet
+    }
+
     fn asked(kept: &mut Kept) -> Vec<u64> {
         let mut asked = Vec::new();
         kept.ask(|_, Fence(number)| {
@@ -335,7 +345,10 @@ mod tests {
     }
 
     fn packets(returned: Vec<Returned>) -> Vec<(i32, Option<Vec<u8>>)> {
-        let packet = |returned: Returned| (returned.key.2, returned.bytes.map(Vec::from));
+        let packet = |returned: Returned| {
+            let bytes = returned.packet.map(|packet| packet.bytes.into());
+            (returned.key.2, bytes)
+        };
         returned.into_iter().map(packet).collect()
     }
 
@@ -343,12 +356,12 @@ mod tests {
     fn a_packet_is_kept_until_a_later_question_is_answered() {
         let mut kept = kept();
         for seq in 1..=3 {
-            kept.keep("a", (5, 1, seq), b"data");
+            kept.keep("a", (5, 1, seq), held(b"data"));
         }
         assert!(asked(&mut kept).is_empty(), "there is no hurry");
         kept.hurry("a");
         assert_eq!(asked(&mut kept), [3]);
-        assert_eq!(kept.keep("a", (6, 1, 4), b"late"), 4);
+        assert_eq!(kept.keep("a", (6, 1, 4), held(b"late")), 4);
         kept.hurry("a");
         assert!(asked(&mut kept).is_empty(), "one at a time");
         assert!(kept.reject("a", (5, 1, 2), RejectReason::Moved));
@@ -367,12 +380,12 @@ mod tests {
     fn of_packets_that_are_alike_the_last_ones_are_those_that_were_rejected() {
         let mut kept = kept();
         for data in [b"1", b"2", b"3"] {
-            kept.keep("a", (5, 3, 0), data);
+            kept.keep("a", (5, 3, 0), held(data));
         }
         kept.hurry("a");
         assert_eq!(asked(&mut kept), [3]);
         // Behind the question.
-        kept.keep("a", (5, 3, 0), b"4");
+        kept.keep("a", (5, 3, 0), held(b"4"));
         assert!(kept.reject("a", (5, 3, 0), RejectReason::Moved));
         assert!(kept.reject("a", (5, 3, 0), RejectReason::Moved));
         assert!(packets(kept.decided("a", Fence(3))).is_empty());
@@ -388,20 +401,20 @@ mod tests {
     #[test]
     fn a_node_that_comes_back_under_its_id_has_nothing_undecided() {
         let mut kept = kept();
-        let before = kept.keep("a", (5, 1, 1), b"data");
+        let before = kept.keep("a", (5, 1, 1), held(b"data"));
         assert!(kept.reject("a", (5, 1, 1), RejectReason::Draining));
         let returned = packets(kept.retain(|_| false));
         assert_eq!(returned, [(1, Some(b"data".to_vec()))]);
         kept.set_extensions("a", true);
         assert!(kept.is_decided("a", before));
-        let after = kept.keep("a", (6, 1, 1), b"data");
+        let after = kept.keep("a", (6, 1, 1), held(b"data"));
         assert!(after > before && !kept.is_decided("a", after));
     }
 
     #[test]
     fn a_question_without_an_answer_is_asked_again_but_not_for_ever() {
         let mut kept = kept();
-        let number = kept.keep("a", (5, 1, 1), b"data");
+        let number = kept.keep("a", (5, 1, 1), held(b"data"));
         kept.hurry("a");
         for _ in 1..MAX_UNANSWERED {
             assert_eq!(asked(&mut kept), [number]);
@@ -416,16 +429,16 @@ mod tests {
     #[test]
     fn nothing_is_kept_for_a_node_that_rejects_nothing_or_is_gone() {
         let mut kept = Kept::default();
-        let first = kept.keep("a", (5, 1, 1), b"data");
+        let first = kept.keep("a", (5, 1, 1), held(b"data"));
         assert!(!kept.is_decided("a", first), "it has not told");
         kept.set_extensions("a", false);
         assert!(kept.is_decided("a", first));
-        let second = kept.keep("a", (5, 1, 1), b"data");
+        let second = kept.keep("a", (5, 1, 1), held(b"data"));
         assert!(kept.is_decided("a", second));
-        let third = kept.keep("b", (5, 1, 1), b"data");
+        let third = kept.keep("b", (5, 1, 1), held(b"data"));
         kept.gave_up("b");
         assert!(kept.is_decided("b", third));
-        let fourth = kept.keep("b", (5, 1, 1), b"data");
+        let fourth = kept.keep("b", (5, 1, 1), held(b"data"));
         kept.retain(|nid| nid == "a");
         assert!(kept.is_decided("b", fourth));
         assert_eq!(kept.bytes(), 0);
@@ -436,7 +449,7 @@ mod tests {
         let mut kept = kept();
         let packet = vec![0; 1 << 20];
         for seq in 0..8 {
-            kept.keep("a", (5, 1, seq), &packet);
+            kept.keep("a", (5, 1, seq), held(&packet));
             assert!(kept.bytes() <= MAX_BYTES);
         }
         assert_eq!(asked(&mut kept), [8]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::{Client, Place, Wait};
+use super::client::{Client, Held, Place, Wait};
 use super::clients::{deliver, pause, resume};
 use super::handler::{GateReactor, Session};
 use super::kept::{Notice, PacketKey, Returned};
@@ -32,6 +32,15 @@ pub(super) struct Found {
     node: Result<Option<Arc<str>>, Error>,
 }
 
+/// A packet of a client on its way to a node, with its user when it was read.
+#[derive(Clone, Copy)]
+struct Outgoing<'p> {
+    order: u64,
+    uid: i64,
+    packet: Packet<'p>,
+    whole: &'p [u8],
+}
+
 /// The result of an attempt to send a packet to its node.
 enum Step {
     Sent,
@@ -44,6 +53,16 @@ fn follows(reason: RejectReason) -> bool {
     matches!(reason, RejectReason::Moved | RejectReason::Draining)
 }
 
+impl Outgoing<'_> {
+    fn hold(&self) -> Held {
+        Held {
+            order: self.order,
+            uid: self.uid,
+            bytes: self.whole.into(),
+        }
+    }
+}
+
 impl GateReactor {
     pub(super) fn dispatch_stateful(
         &mut self,
@@ -52,11 +71,18 @@ impl GateReactor {
         packet: &Packet<'_>,
         whole: &[u8],
     ) -> Action {
-        match self.forward(conn, client, packet, whole, None) {
+        client.read += 1;
+        let outgoing = Outgoing {
+            order: client.read,
+            uid: self.sessions.uid(client.cid),
+            packet: *packet,
+            whole,
+        };
+        match self.forward(conn, client, outgoing, None) {
             Step::Sent => Action::Continue,
             Step::Refused(reason) => self.refuse_packet(conn, packet, reason),
             Step::Wait(wait) => {
-                client.held = Some(whole.into());
+                client.held = Some(outgoing.hold());
                 self.wait(conn, client, wait);
                 Action::Continue
             }
@@ -151,8 +177,13 @@ impl GateReactor {
         let (cid, route, _) = key;
         let is_stateful = (self.table.route(route)).is_some_and(|(spec, _)| spec.stateful);
         if !is_stateful || !self.kept.reject(nid, key, reason) {
-            let bytes = None;
-            return self.take_back(vec![Returned { key, reason, bytes }], reactor);
+            let packet = None;
+            let returned = Returned {
+                key,
+                reason,
+                packet,
+            };
+            return self.take_back(vec![returned], reactor);
         }
         let Some(id) = self.sessions.find(cid, 0) else {
             return;
@@ -162,7 +193,7 @@ impl GateReactor {
             reactor.with(id, |conn, session| {
                 if let Session::Client(client) = session {
                     (self.shared.locations).forget(self.sessions.uid(cid));
-                    client.left = Some(nid.into());
+                    client.leave(nid);
                     if client.wait != Wait::Nodes {
                         self.wait(conn, client, Wait::Nodes);
                     }
@@ -173,20 +204,21 @@ impl GateReactor {
 
     /// Gives rejected packets back to their clients, from which they go to where the users are by now.
     pub(super) fn take_back(&mut self, returned: Vec<Returned>, reactor: &mut Reactor<'_, Self>) {
-        for Returned { key, reason, bytes } in returned {
-            let (cid, route, seq) = key;
+        for returned in returned {
+            let (reason, (cid, route, seq)) = (returned.reason, returned.key);
             let Some(id) = self.sessions.find(cid, 0) else {
                 continue;
             };
-            reactor.with(id, |conn, session| match (session, bytes) {
-                (Session::Client(client), Some(bytes)) if follows(reason) => {
-                    client.returned.push_back(bytes);
+            reactor.with(id, |conn, session| match (session, returned.packet) {
+                (Session::Client(client), Some(packet)) if follows(reason) => {
+                    self.shared.locations.forget(packet.uid);
+                    client.take_back(packet);
                     if client.wait != Wait::Nodes {
                         self.wait(conn, client, Wait::Nodes);
                     }
                 }
-                (Session::Client(_), bytes) => {
-                    let bytes = bytes.unwrap_or_default();
+                (Session::Client(_), packet) => {
+                    let bytes = packet.map(|packet| packet.bytes).unwrap_or_default();
                     let data = match self.shared.options.packet.decode_message(&bytes) {
                         Ok(PacketFrame::Packet { packet, .. }) => packet.data,
                         _ => &[],
@@ -216,9 +248,7 @@ impl GateReactor {
                 self.is_pending = true;
             }
             Wait::Move => {
-                (self.shared.locations).forget(self.sessions.uid(client.cid));
-                conn.set_timer(FIRST_TRY * 2_u32.pow(client.tries), Client::RETRY);
-                client.tries += 1;
+                conn.set_timer(client.retry_after, Client::RETRY);
             }
             Wait::Locator | Wait::Nothing => {}
         }
@@ -231,25 +261,33 @@ impl GateReactor {
         loop {
             let returned = client.returned.pop_front();
             let is_returned = returned.is_some();
-            let Some(whole) = returned.or_else(|| client.held.take()) else {
+            let Some(held) = returned.or_else(|| client.held.take()) else {
                 break;
             };
-            let Ok(PacketFrame::Packet { packet, .. }) = options.decode_message(&whole) else {
+            let Ok(PacketFrame::Packet { packet, .. }) = options.decode_message(&held.bytes) else {
                 continue;
             };
-            match self.forward(conn, client, &packet, &whole, found.take()) {
+            let outgoing = Outgoing {
+                order: held.order,
+                uid: held.uid,
+                packet,
+                whole: &held.bytes,
+            };
+            match self.forward(conn, client, outgoing, found.take()) {
                 Step::Sent => self.counters().redelivered.add(u64::from(is_returned)),
                 Step::Refused(reason) => self.refuse_late(conn, &packet, reason),
                 Step::Wait(wait) => {
                     match is_returned {
-                        true => client.returned.push_front(whole),
-                        false => client.held = Some(whole),
+                        true => client.returned.push_front(held),
+                        false => client.held = Some(held),
                     }
                     return self.wait(conn, client, wait);
                 }
             }
         }
-        (client.left, client.tries) = (None, 0);
+        for place in &mut client.places {
+            (place.has_left, place.tries) = (false, 0);
+        }
         resume(conn, client);
     }
 
@@ -258,11 +296,13 @@ impl GateReactor {
         &mut self,
         conn: &mut Conn<'_, Self>,
         client: &mut Client,
-        packet: &Packet<'_>,
-        whole: &[u8],
+        outgoing: Outgoing<'_>,
         found: Option<Found>,
     ) -> Step {
-        let (cid, uid) = (client.cid, self.sessions.uid(client.cid));
+        let Outgoing {
+            uid, packet, whole, ..
+        } = outgoing;
+        let cid = client.cid;
         let counters = &self.shared.counters[self.id];
         let from = (cid, uid);
         let alias = match self
@@ -295,40 +335,52 @@ impl GateReactor {
             Located::Nowhere => return Step::Refused(RefusedPacket::NotLocated),
             Located::Unknown => return self.locate(conn, uid, alias),
         };
-        if client.left.as_ref() == Some(&nid) {
-            return match client.tries < TRIES {
-                true => Step::Wait(Wait::Move),
-                false => Step::Refused(RefusedPacket::NotLocated),
-            };
+        let place = match (client.places.iter_mut()).position(|place| place.alias == alias) {
+            Some(place) => place,
+            None => {
+                client.places.push(Place::new(alias, nid.clone()));
+                client.places.len() - 1
+            }
+        };
+        let place = &mut client.places[place];
+        if place.nid == nid && place.has_left {
+            return self.await_move(place, &mut client.retry_after, uid);
         }
-        let place = (client.places.iter_mut()).find(|place| place.alias == alias);
-        if let Some(place) = &place
-            && place.nid != nid
-            && !self.kept.is_decided(&place.nid, place.last)
-        {
-            return Step::Wait(Wait::Nodes);
+        if place.nid != nid {
+            if !self.kept.is_decided(&place.nid, place.last) {
+                return Step::Wait(Wait::Nodes);
+            }
+            *place = Place::new(place.alias.clone(), nid);
         }
-        let Dispatch::To(node) = self.table.located(Some(&nid)) else {
+        let Dispatch::To(node) = self.table.located(Some(&place.nid)) else {
             return Step::Refused(RefusedPacket::NotLocated);
         };
         self.is_pending = true;
         let lanes = &mut self.lanes;
         match deliver(lanes, counters, &node.id, from, whole, conn.now()) {
             Ok(()) => {
-                let last = (self.kept).keep(&nid, (cid, packet.route, packet.seq), whole);
-                match place {
-                    Some(place) => (place.nid, place.last) = (nid, last),
-                    None => client.places.push(Place { alias, nid, last }),
-                }
+                let key = (cid, packet.route, packet.seq);
+                place.last = (self.kept).keep(&place.nid, key, || outgoing.hold());
                 Step::Sent
             }
             // It has said Bye, and its users have left.
-            Err(Error::Draining) if client.tries < TRIES => {
-                client.left = Some(nid);
-                Step::Wait(Wait::Move)
+            Err(Error::Draining) => {
+                place.has_left = true;
+                self.await_move(place, &mut client.retry_after, uid)
             }
             Err(_) => Step::Refused(RefusedPacket::Busy),
         }
+    }
+
+    /// Waits until the locator names another node than the one that a user has left.
+    fn await_move(&self, place: &mut Place, retry_after: &mut Duration, uid: i64) -> Step {
+        if place.tries == TRIES {
+            return Step::Refused(RefusedPacket::NotLocated);
+        }
+        self.shared.locations.forget(uid);
+        *retry_after = FIRST_TRY * 2_u32.pow(place.tries);
+        place.tries += 1;
+        Step::Wait(Wait::Move)
     }
 
     /// Asks the locator for the node of a user.

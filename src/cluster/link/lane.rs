@@ -8,8 +8,8 @@ use super::queue::Queue;
 use crate::cluster::Error;
 use crate::cluster::config::ServerConfig;
 use crate::cluster::drpc::{
-    Answer, Code, Frame, Hello, Incoming, LinkHeartbeat, MAC, NONCE, Party, RejectReason, Request,
-    Role, Secret, VERSION, Value,
+    Answer, Code, Frame, Hello, Incoming, LinkHeartbeat, MAC, NONCE, Op, Party, RejectReason,
+    Request, Role, Secret, VERSION, Value,
 };
 
 /// The limits and times of a [`Lane`].
@@ -34,6 +34,29 @@ pub struct LaneOptions {
 }
 
 impl LaneOptions {
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if no link could work with these.
+    pub(in crate::cluster) fn check(&self) -> Result<(), Error> {
+        let times = [
+            ("handshake_timeout", self.handshake_timeout),
+            ("call_timeout", self.call_timeout),
+            ("heartbeat", self.heartbeat),
+            ("queue_time", self.queue_time),
+        ];
+        for (name, time) in times {
+            Error::if_zero(name, time)?;
+        }
+        if self.max_backlog > MAX_BACKLOG {
+            let problem = format!(
+                "a backlog of {} bytes is more than 256 MiB",
+                self.max_backlog
+            );
+            return Err(Error::argument("lanes", problem));
+        }
+        Ok(())
+    }
+
     /// Returns the options of a server's configuration.
     pub(in crate::cluster) fn from_config(server: &ServerConfig) -> Self {
         let mut options = Self::default();
@@ -56,6 +79,9 @@ impl Default for LaneOptions {
         }
     }
 }
+
+/// The most that may wait on a connection. What is sent at once comes on top, and the engine's limit is 512 MiB.
+const MAX_BACKLOG: usize = 256 << 20;
 
 /// The dialler's side of one connection to a peer. It outlives the connection: the next one goes on with what waits.
 ///
@@ -82,8 +108,8 @@ enum Phase {
     Down,
     /// The peer has not answered everything of the opening.
     Opening(Opening),
-    /// The peer is known.
-    Up,
+    /// The peer is known. One of due does not know the extensions.
+    Up { extensions: bool },
     /// The peer takes no more. It still answers what was asked, and a Ping.
     Leaving,
 }
@@ -98,6 +124,8 @@ struct Opening {
     state: Option<u8>,
     /// True once GetState has been answered.
     told: bool,
+    /// True once the peer has said Bye.
+    leaves: bool,
 }
 
 /// The numbers of the opening's requests. Calls have higher ones.
@@ -204,6 +232,7 @@ impl<T> Lane<T> {
             hello: None,
             state: None,
             told: false,
+            leaves: false,
         });
         self.next_heartbeat = now.saturating_add(self.options.heartbeat);
         let hello = Hello {
@@ -225,7 +254,7 @@ impl<T> Lane<T> {
             let _ = request.encode_into(seq, &mut self.output);
         }
         if self.secret.is_none() {
-            self.flush();
+            self.flush(None);
         }
     }
 
@@ -241,7 +270,8 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Sends a request without an answer. `backlog` is the number of bytes that the connection has not sent yet.
+    /// Sends a request without an answer. [`Request::GetAddr`] waits until the peer is known, and one of due is asked
+    /// [`Request::GetIp`] in its place. `backlog` is the number of bytes that the connection has not sent yet.
     ///
     /// # Errors
     ///
@@ -392,7 +422,7 @@ impl<T> Lane<T> {
 
     /// Returns true if the peer is known and takes requests.
     pub fn is_up(&self) -> bool {
-        matches!(self.phase, Phase::Up)
+        matches!(self.phase, Phase::Up { .. })
     }
 
     pub(in crate::cluster) fn max_backlog(&self) -> usize {
@@ -419,12 +449,24 @@ impl<T> Lane<T> {
         now: Duration,
         backlog: usize,
     ) -> Result<(), Error> {
+        let leaves = match &self.phase {
+            Phase::Opening(opening) => opening.leaves,
+            phase => matches!(phase, Phase::Leaving),
+        };
+        if leaves && *request != Request::Ping {
+            return Err(Error::Draining);
+        }
         let goes_on = match &self.phase {
-            Phase::Leaving if *request != Request::Ping => return Err(Error::Draining),
-            Phase::Leaving => true,
             Phase::Down => false,
-            Phase::Opening(_) => self.secret.is_none(),
-            Phase::Up => true,
+            // It is not known yet how the peer understands this one.
+            Phase::Opening(_) => self.secret.is_none() && request.op() != Op::GetAddr,
+            Phase::Up { .. } | Phase::Leaving => true,
+        };
+        let request = match (request, &self.phase) {
+            (Request::GetAddr { target }, Phase::Up { extensions: false }) => {
+                &Request::GetIp { target: *target }
+            }
+            (request, _) => request,
         };
         if goes_on {
             if backlog + self.output.len() > self.options.max_backlog {
@@ -448,23 +490,42 @@ impl<T> Lane<T> {
         Error::Busy { what }
     }
 
-    /// Writes the frames that wait. Calls that have ended meanwhile are left out.
-    fn flush(&mut self) {
-        while let Some(queued) = self.queue.pop() {
-            if queued.seq == 0 || self.calls.contains(queued.seq) {
-                self.output.extend_from_slice(&queued.frame);
-                self.stats.sent += 1;
+    /// Writes the frames that wait. Calls that have ended meanwhile are left out. Until it is known whether the peer knows the
+    /// extensions, what depends on that waits on.
+    fn flush(&mut self, extensions: Option<bool>) {
+        let mut waiting = Vec::new();
+        while let Some(mut queued) = self.queue.pop() {
+            if queued.seq != 0 && !self.calls.contains(queued.seq) {
+                continue;
             }
+            if queued.op() == Op::GetAddr.code() {
+                match extensions {
+                    None => {
+                        waiting.push(queued);
+                        continue;
+                    }
+                    Some(true) => {}
+                    // The bodies are alike.
+                    Some(false) => queued.set_op(Op::GetIp.code()),
+                }
+            }
+            self.output.extend_from_slice(&queued.frame);
+            self.stats.sent += 1;
         }
+        self.queue.put_back(waiting);
     }
 
     /// Takes a frame that answers nothing.
     fn receive_notice(&mut self, frame: &Frame<'_>, events: &mut impl FnMut(LaneEvent<'_, T>)) {
         match Request::decode(frame) {
-            Ok(Request::Bye) => {
-                self.phase = Phase::Leaving;
-                events(LaneEvent::Bye);
-            }
+            Ok(Request::Bye) => match &mut self.phase {
+                // What the peer is comes first, so that its owner knows how to treat what was sent to it.
+                Phase::Opening(opening) => opening.leaves = true,
+                phase => {
+                    *phase = Phase::Leaving;
+                    events(LaneEvent::Bye);
+                }
+            },
             Ok(Request::Reject {
                 cid,
                 route,
@@ -566,12 +627,17 @@ impl<T> Lane<T> {
         extensions: bool,
         events: &mut impl FnMut(LaneEvent<'_, T>),
     ) -> Result<(), Error> {
-        let state = match std::mem::replace(&mut self.phase, Phase::Up) {
-            Phase::Opening(opening) => opening.state,
-            _ => None,
+        let up = Phase::Up { extensions };
+        let (state, leaves) = match std::mem::replace(&mut self.phase, up) {
+            Phase::Opening(opening) => (opening.state, opening.leaves),
+            _ => (None, false),
         };
-        self.flush();
+        self.flush(Some(extensions));
         events(LaneEvent::Up { extensions, state });
+        if leaves {
+            self.phase = Phase::Leaving;
+            events(LaneEvent::Bye);
+        }
         Ok(())
     }
 }

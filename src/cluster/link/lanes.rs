@@ -75,6 +75,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// The maximum number of peers that are expected.
 const MAX_EXPECTED: usize = 1024;
 
+/// The usual high-water mark of a link.
+const HIGH_WATER: usize = 1 << 20;
+
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<T> Lanes<T> {
@@ -133,10 +136,22 @@ impl<T> Lanes<T> {
     }
 
     /// Makes a lane to a peer that is about to be registered: it has dialled this side, but the registry has not told of it yet.
-    /// What is sent to it waits, as while a link is down.
+    /// What is sent to it waits, as while a link is down. If there are too many, those for which nothing waits go.
     pub(in crate::cluster) fn expect(&mut self, peer: &Identity) {
-        let expected = self.lanes.values().filter(|lane| lane.endpoint.is_none());
-        if expected.count() < MAX_EXPECTED && !self.by_id.contains_key(&peer.id) {
+        if self.by_id.contains_key(&peer.id) {
+            return;
+        }
+        let mut expected = (self.lanes.values())
+            .filter(|lane| lane.endpoint.is_none())
+            .count();
+        if expected >= MAX_EXPECTED {
+            let is_idle = |lane: &Dialled<T>| lane.endpoint.is_none() && !lane.is_wanted(None);
+            for (_, lane) in (self.lanes).extract_if(|_, lane| is_idle(lane)) {
+                self.by_id.remove(&lane.theirs.id);
+                expected -= 1;
+            }
+        }
+        if expected < MAX_EXPECTED {
             self.insert(peer);
         }
     }
@@ -487,7 +502,11 @@ impl<T> Dialled<T> {
 
     fn dial<H: LinkTimer>(&mut self, token: u64, now: Duration, reactor: &mut Reactor<'_, H>) {
         // The lane keeps to its own limit, so that what it gives to the connection is always taken.
-        let limits = ConnLimits::new().outbound_limit(self.lane.max_backlog() + 2 * MAX_FRAME);
+        let max = self.lane.max_backlog();
+        // Past the mark the end of the backlog is told, so that it is never taken for much more than it is.
+        let limits = ConnLimits::new()
+            .outbound_limit(max + 2 * MAX_FRAME)
+            .high_water((max / 8).min(HIGH_WATER));
         let Some(connect) = self.connect.clone() else {
             return;
         };

@@ -139,7 +139,9 @@ impl Listener {
     /// Tells the peer that what it sent before has been done, and that no more is taken. Only for peers that
     /// [know](Self::knows_extensions) it.
     pub fn bye(&self, output: &mut Vec<u8>) {
-        if self.knows_extensions() {
+        // Before the proofs a dialler takes nothing but answers.
+        let is_known = self.secret.is_none() || self.proven;
+        if is_known && self.knows_extensions() {
             // It has no part that could be too long.
             let _ = Request::Bye.encode_into(0, output);
         }

@@ -16,6 +16,9 @@ pub(super) struct Queued {
     since: Duration,
 }
 
+/// The place of the operation in a frame.
+const OP: usize = 5;
+
 impl Queue {
     pub(super) fn new(max_bytes: usize, max_time: Duration) -> Self {
         Self {
@@ -44,6 +47,14 @@ impl Queue {
         true
     }
 
+    /// Puts back the first frames, in the order in which they were popped.
+    pub(super) fn put_back(&mut self, frames: Vec<Queued>) {
+        for queued in frames.into_iter().rev() {
+            self.bytes += queued.frame.len();
+            self.frames.push_front(queued);
+        }
+    }
+
     pub(super) fn pop(&mut self) -> Option<Queued> {
         let queued = self.frames.pop_front()?;
         self.bytes -= queued.frame.len();
@@ -68,5 +79,15 @@ impl Queue {
             .iter()
             .map(|queued| queued.seq)
             .filter(|seq| *seq != 0)
+    }
+}
+
+impl Queued {
+    pub(super) fn op(&self) -> u8 {
+        self.frame[OP]
+    }
+
+    pub(super) fn set_op(&mut self, op: u8) {
+        self.frame[OP] = op;
     }
 }

@@ -17,6 +17,7 @@
 //! ```
 
 mod cache;
+mod guarded;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use super::{Error, Watch};
 
 pub use self::cache::{Located, LocationCache, LocationStats};
+pub(super) use self::guarded::GuardedLocator;
 pub use self::memory::MemoryLocator;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisLocator;

@@ -10,7 +10,9 @@ use super::transporter::Transporter;
 use super::{Error, Mesh, Shared};
 use crate::addr::Addr;
 use crate::cluster::link::endpoint;
-use crate::cluster::registry::{Instance, MemoryRegistry, Registered, Registry, ServiceEndpoint};
+use crate::cluster::registry::{
+    GuardedRegistry, Instance, MemoryRegistry, Registered, Registry, ServiceEndpoint,
+};
 use crate::cluster::{Kind, Monitor, new_uuid};
 use crate::engine::listen::Listen;
 use crate::rpc::{PeerBuilder, Router};
@@ -71,7 +73,7 @@ impl MeshBuilder {
 
     /// Sets the registry. Default: one in memory, which no other server has.
     pub fn registry(mut self, registry: impl Registry) -> Self {
-        self.registry = Arc::new(registry);
+        self.registry = Arc::new(GuardedRegistry(registry));
         self
     }
 

@@ -15,7 +15,7 @@ use super::target::Target;
 use super::transporter::{Channel, MeshAddress, Transporter};
 use crate::cluster::codec::{Codec, DecodeBody, EncodeBody};
 use crate::cluster::follower::{Follower, Followers};
-use crate::cluster::registry::{Instance, MemoryRegistry, Registry};
+use crate::cluster::registry::{GuardedRegistry, Instance, MemoryRegistry, Registry};
 use crate::cluster::{Error, Kind};
 use crate::rpc::{MultiClientBuilder, PeerBuilder};
 
@@ -215,7 +215,7 @@ impl Known {
 impl MeshClientBuilder {
     /// Sets the registry. Default: one in memory, which no other server has.
     pub fn registry(mut self, registry: impl Registry) -> Self {
-        self.registry = Arc::new(registry);
+        self.registry = Arc::new(GuardedRegistry(registry));
         self
     }
 
@@ -279,6 +279,7 @@ impl MeshClientBuilder {
     ///
     /// [`Error::Start`] if an option is wrong, and the error of the registry.
     pub fn start(mut self) -> Result<MeshClient, Error> {
+        Error::if_zero("call_timeout", self.call_timeout)?;
         let transporter = match self.other {
             Some(other) => other,
             None => {

@@ -21,10 +21,12 @@ use crate::cluster::drpc::Secret;
 #[cfg(feature = "tls")]
 use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
-use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
+use crate::cluster::locator::{GuardedLocator, LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::PacketOptions;
 use crate::cluster::reactors::QueuedBytes;
-use crate::cluster::registry::{Directory, Instance, MemoryRegistry, Registered, Registry};
+use crate::cluster::registry::{
+    Directory, GuardedRegistry, Instance, MemoryRegistry, Registered, Registry,
+};
 use crate::cluster::{Error, Event, Kind, Monitor, new_uuid};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::listen::Listen;
@@ -139,13 +141,13 @@ impl<T: 'static> NodeBuilder<T> {
 
     /// Sets the registry. Default: one in memory, which no other server has.
     pub fn registry(mut self, registry: impl Registry) -> Self {
-        self.registry = Arc::new(registry);
+        self.registry = Arc::new(GuardedRegistry(registry));
         self
     }
 
     /// Sets the locator. Default: one in memory, which no other server has.
     pub fn locator(mut self, locator: impl Locator) -> Self {
-        self.locator = Arc::new(locator);
+        self.locator = Arc::new(GuardedLocator(locator));
         self
     }
 
@@ -367,6 +369,7 @@ impl<T: 'static> NodeBuilder<T> {
         if let Some(misused) = self.misused {
             return Err(misused);
         }
+        self.options.lanes.check()?;
         let router = Arc::new(self.routes.build()?);
         let mut hooks = self.hooks;
         hooks.run(Stage::Init);

@@ -39,8 +39,6 @@ pub(super) struct Core {
     /// The nodes that something was sent to. The others are not dialled.
     pub(super) dialled: HashSet<String>,
     pub(super) has_new_peer: bool,
-    /// The peers that do not know the extensions.
-    pub(super) due_peers: HashSet<String>,
     /// Calls that have ended, to be told.
     pub(super) ended: Vec<(Call, Result<Reply, Error>)>,
     /// The items that the locator's answers have released.
@@ -151,7 +149,6 @@ impl Core {
             table: RouteTable::new(options.dispatch),
             dialled: HashSet::new(),
             has_new_peer: false,
-            due_peers: HashSet::new(),
             ended: Vec::new(),
             released: Vec::new(),
             deferred: VecDeque::new(),
@@ -182,20 +179,12 @@ impl Core {
             shared,
             lanes,
             ended,
-            due_peers,
             ..
         } = self;
         let counters = &shared.counters[*id];
-        with(lanes, &mut |peer, event| match event {
+        with(lanes, &mut |_, event| match event {
             LaneEvent::GaveUp { frames, .. } => counters.given_up.add(frames),
             LaneEvent::Answered { token, result } => ended.push((token, reply_of(result))),
-            LaneEvent::Up { extensions, .. } => {
-                if extensions {
-                    due_peers.remove(&peer.id);
-                } else {
-                    due_peers.insert(peer.id.clone());
-                }
-            }
             _ => {}
         })
     }

@@ -217,10 +217,7 @@ impl Request<'_> {
             },
         )?;
         let target = Target::conn(self.cid);
-        let ask = match self.core.due_peers.contains(&*self.from.id) {
-            true => drpc::Request::GetIp { target },
-            false => drpc::Request::GetAddr { target },
-        };
+        let ask = drpc::Request::GetAddr { target };
         self.core.ask(&self.from.id, &ask, boxed(call));
         Ok(())
     }

@@ -26,6 +26,7 @@ mod directory;
 mod endpoint;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod guarded;
 mod instance;
 mod memory;
 #[cfg(feature = "nacos")]
@@ -42,6 +43,7 @@ pub use self::directory::Directory;
 pub use self::endpoint::{LinkEndpoint, ServiceEndpoint};
 #[cfg(feature = "etcd")]
 pub use self::etcd::EtcdRegistry;
+pub(super) use self::guarded::GuardedRegistry;
 pub use self::instance::{Instance, RouteSpec};
 pub use self::memory::MemoryRegistry;
 #[cfg(feature = "nacos")]
