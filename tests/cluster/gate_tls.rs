@@ -1,10 +1,12 @@
 //! TLS on links.
 
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use epicycle::cluster::client::Client;
 use epicycle::cluster::drpc::{Request, Secret};
-use epicycle::cluster::gate::Gate;
+use epicycle::cluster::gate::{ClientListener, Gate};
 use epicycle::cluster::link::LinkTls;
 use epicycle::cluster::registry::Registry;
 use epicycle::cluster::{Cluster, Kind};
@@ -101,4 +103,38 @@ fn servers_without_tls_do_not_reach_a_gate_with_it() {
     wire.send(frame);
     assert!(wire.is_over());
     assert_eq!((gate.stats().links, gate.stats().requests), (0, 0));
+}
+
+/// Returns true if a connection is not closed while it says nothing.
+fn is_kept(mut stream: &TcpStream) -> bool {
+    let short = Some(Duration::from_millis(100));
+    stream.set_read_timeout(short).expect("can be set");
+    let read = stream.read(&mut [0]);
+    read.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+}
+
+#[test]
+fn handshakes_count_as_clients_and_as_links() {
+    let (cluster, cert) = (Cluster::embedded(), issued());
+    let identity = Identity::from_pem(cert.cert.pem(), cert.signing_key.serialize_pem());
+    let tls = TlsServer::new(identity.expect("is sound")).expect("is sound");
+    let gate = cluster.gate().max_connections(2).max_links(2);
+    let gate = gate.listen(ClientListener::at("tcp://127.0.0.1:0").tls(&tls));
+    let gate = gate.link_tls(settings(&cert, &cert)).start();
+    let gate = gate.expect("starts");
+    for (addr, is_link) in [(&gate.client_addrs()[0], false), (gate.link_addr(), true)] {
+        let addr = addr.as_socket_addr().expect("is TCP");
+        let connect = || TcpStream::connect(addr).expect("connects");
+        // They begin no handshake.
+        let stalled = [connect(), connect()];
+        assert!(Wire::over(connect()).is_over());
+        let stats = gate.stats();
+        let refused = [stats.clients_refused, stats.links_refused];
+        assert_eq!(refused[usize::from(is_link)], 1);
+        assert!(stalled.iter().all(is_kept));
+        // They leave their places.
+        drop(stalled);
+        eventually("there is room", || is_kept(&connect()));
+    }
+    assert_eq!((gate.stats().connections, gate.stats().links), (0, 0));
 }

@@ -7,7 +7,7 @@ use super::handler::GateReactor;
 use super::listener::{ClientListener, Door};
 use super::observed::ObservedGate;
 use super::options::{DuplicateLogin, HeartbeatMode, Options, RateLimit, SlowClient};
-use super::shared::{Backends, POOL_QUEUE, Shared};
+use super::shared::{Backends, Entrances, POOL_QUEUE, Shared};
 use super::{Gate, RefusedPacket, watching};
 use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::drpc::Secret;
@@ -229,7 +229,8 @@ impl GateBuilder {
         self
     }
 
-    /// Sets the number of clients that may be connected. Further ones are closed at once. Default: 5,000.
+    /// Sets the number of clients that may be connected, those amid a TLS handshake included. Further ones are closed at once.
+    /// Default: 5,000.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.options.max_connections = connections;
         self
@@ -308,6 +309,8 @@ impl GateBuilder {
             Some(tls) => link.tls(&tls.server),
             None => link,
         };
+        let mut entrances = Entrances::new(&self.options);
+        let link = link.entrance(&entrances.of(&Door::Links));
         let (mut server, mut doors) = (Server::bind(link), vec![Door::Links]);
         for listener in self.listeners {
             let (listen, door) = listener.into_parts()?;
@@ -327,7 +330,8 @@ impl GateBuilder {
                 // Clients over TCP need not speak first.
                 _ => clients.clone().handshake_timeout(Duration::MAX),
             };
-            server = server.and(listen.limits(limits));
+            let listen = listen.limits(limits).entrance(&entrances.of(&door));
+            server = server.and(listen);
             doors.push(door);
         }
 
@@ -346,7 +350,15 @@ impl GateBuilder {
             locations,
             pool,
         };
-        let shared = Shared::new(ours, self.options, doors, self.reactors, began, backends);
+        let listening = (doors, entrances);
+        let shared = Shared::new(
+            ours,
+            self.options,
+            listening,
+            self.reactors,
+            began,
+            backends,
+        );
         let prepared = Prepared {
             name: self.name,
             expose: self.expose,

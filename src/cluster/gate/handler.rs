@@ -123,13 +123,11 @@ impl GateReactor {
     }
 
     fn open_link(&self, conn: &mut Conn<'_, Self>) -> Option<Session> {
-        let all = self.shared.counters.iter();
-        let links: u64 = all.map(|counters| counters.links.get()).sum();
         let (options, counters) = (&self.shared.options, self.counters());
-        if links >= options.max_links as u64 {
+        if !self.shared.links.admit(None) {
             log::warn!(
                 target: "epicycle::cluster",
-                "no link for {}: there are {links} already; raise max_links", conn.peer_addr()
+                "no link for {}: there are {} already; raise max_links", conn.peer_addr(), options.max_links
             );
             counters.links_refused.add(1);
             return None;
@@ -305,6 +303,7 @@ impl EventHandler for GateReactor {
                 let refused = stats.malformed + stats.refused;
                 self.counters().requests_refused.add(refused);
                 self.counters().links.subtract(1);
+                self.shared.links.release(None);
                 log::debug!(target: "epicycle::cluster", "the link of {} has ended: {reason}", link.name());
             }
             Session::Lane(token) => {

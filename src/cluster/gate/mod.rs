@@ -122,12 +122,7 @@ impl Gate {
 
     /// Returns the metrics.
     pub fn stats(&self) -> GateStats {
-        let mut stats = GateStats::default();
-        for counters in &self.shared.counters {
-            stats += counters.read();
-        }
-        stats.state = self.shared.registered.state_code().into();
-        stats
+        self.shared.stats()
     }
 
     /// Registers another state. It blocks as the registry does.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::handler::GateReactor;
 use super::shared::Shared;
-use super::stats::GateStats;
 use crate::cluster::monitor::Observed;
 use crate::cluster::{Kind, State};
 use crate::engine::handler::Engine;
@@ -59,11 +58,7 @@ impl Observed for ObservedGate {
     }
 
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
-        let mut stats = GateStats::default();
-        for counters in &self.shared.counters {
-            stats += counters.read();
-        }
-        stats.expose(labels, to);
+        self.shared.stats().expose(labels, to);
         self.shared.routes.expose(labels, to);
         for (node, bytes) in self.link_queues() {
             let labels = [labels, &[("node", node.as_str())]].concat();

@@ -4,13 +4,13 @@ use std::sync::atomic::AtomicUsize;
 use super::by_route::AllRoutes;
 use super::listener::Door;
 use super::options::Options;
-use super::stats::GateCounters;
+use super::stats::{GateCounters, GateStats};
 use crate::cluster::link::Identity;
 use crate::cluster::locator::{LocationCache, Locator};
 use crate::cluster::reactors::QueuedBytes;
 use crate::cluster::registry::{Directory, Registered};
 use crate::cluster::session::Users;
-use crate::engine::listen::admission::{Admission, Prefix};
+use crate::engine::listen::admission::{Admission, Entrance, Prefix};
 use crate::workers::WorkerPool;
 
 /// The state that the reactors of a gate share.
@@ -33,7 +33,46 @@ pub(super) struct Shared {
     pub(super) counters: Box<[GateCounters]>,
     pub(super) routes: Arc<AllRoutes>,
     pub(super) queued: QueuedBytes,
-    pub(super) admission: Admission,
+    /// Counts the clients.
+    pub(super) admission: Arc<Admission>,
+    /// Counts the links that other servers have dialled.
+    pub(super) links: Arc<Admission>,
+    /// The clients and links that have not passed the steps before they open.
+    entrances: Entrances,
+}
+
+/// The limits of the listeners.
+pub(super) struct Entrances {
+    clients: Arc<Admission>,
+    links: Arc<Admission>,
+    of_clients: Vec<Arc<Entrance>>,
+    of_links: Arc<Entrance>,
+}
+
+impl Entrances {
+    pub(super) fn new(options: &Options) -> Self {
+        let (max, max_per_ip) = (options.max_connections, options.max_connections_per_ip);
+        let links = Arc::new(Admission::new(options.max_links, usize::MAX, Prefix::HOST));
+        Self {
+            clients: Arc::new(Admission::new(max, max_per_ip, Prefix::HOST)),
+            of_clients: Vec::new(),
+            of_links: Arc::new(Entrance::new(links.clone(), false)),
+            links,
+        }
+    }
+
+    /// Returns the entrance of a listener.
+    pub(super) fn of(&mut self, door: &Door) -> Arc<Entrance> {
+        let counts_peers = match door {
+            Door::Links => return self.of_links.clone(),
+            Door::Packets => true,
+            // A proxy tells its clients when it asks for a WebSocket.
+            Door::Sockets(upgrade) => upgrade.proxies.is_empty(),
+        };
+        let entrance = Arc::new(Entrance::new(self.clients.clone(), counts_peers));
+        self.of_clients.push(entrance.clone());
+        entrance
+    }
 }
 
 /// The registry and the locator, and the threads that ask them.
@@ -52,7 +91,7 @@ impl Shared {
     pub(super) fn new(
         ours: Identity,
         options: Options,
-        doors: Vec<Door>,
+        (doors, entrances): (Vec<Door>, Entrances),
         reactors: usize,
         began: u64,
         backends: Backends,
@@ -64,8 +103,6 @@ impl Shared {
             locations,
             pool,
         } = backends;
-        let (max, max_per_ip) = (options.max_connections, options.max_connections_per_ip);
-        let admission = Admission::new(max, max_per_ip, Prefix::HOST);
         Self {
             ours,
             options,
@@ -81,8 +118,23 @@ impl Shared {
             counters: (0..reactors).map(|_| GateCounters::default()).collect(),
             routes: Arc::default(),
             queued: QueuedBytes::new(reactors),
-            admission,
+            admission: entrances.clients.clone(),
+            links: entrances.links.clone(),
+            entrances,
         }
+    }
+
+    /// Returns the metrics.
+    pub(super) fn stats(&self) -> GateStats {
+        let mut stats = GateStats::default();
+        for counters in &self.counters {
+            stats += counters.read();
+        }
+        let refused = self.entrances.of_clients.iter();
+        stats.clients_refused += refused.map(|entrance| entrance.refused()).sum::<u64>();
+        stats.links_refused += self.entrances.of_links.refused();
+        stats.state = self.registered.state_code().into();
+        stats
     }
 
     /// Returns the number of connections, or of users.

@@ -155,11 +155,15 @@ impl<H: EventHandler> Context<H> {
         false
     }
 
-    /// Forgets which proxy a connection that has ended came by, its negotiation, and whom it has awaited.
+    /// Forgets which proxy a connection that has ended came by, its place before it opened, its negotiation, and whom it has awaited.
     pub(crate) fn forget_proxied(&mut self, id: ConnId) {
         #[cfg(feature = "proxy-protocol")]
         if !self.proxied.is_empty() {
             self.proxied.remove(&id);
+        }
+        #[cfg(feature = "cluster")]
+        if !self.entering.is_empty() {
+            self.entering.remove(&id);
         }
         if !self.negotiations.is_empty() {
             self.negotiations.remove(&id);

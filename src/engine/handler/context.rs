@@ -25,6 +25,8 @@ use crate::engine::conn::{Alarm, ConnState};
 use crate::engine::connect::awaiting::Admits;
 use crate::engine::connect::negotiation::Negotiating;
 use crate::engine::connect::{Connect, DialId};
+#[cfg(feature = "cluster")]
+use crate::engine::listen::admission::Entering;
 use crate::engine::listen::handshakes::{Handshakes, counted_as};
 use crate::engine::listen::listeners::Accepted;
 use crate::engine::listen::profile::{KnownProfiles, ListenProfile};
@@ -285,6 +287,9 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) races: HashMap<ConnId, Rc<Cell<bool>>>,
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxied: HashMap<ConnId, Proxied>,
+    /// The places of connections that have not passed the steps before `on_open`.
+    #[cfg(feature = "cluster")]
+    pub(crate) entering: HashMap<ConnId, Entering>,
     /// The checks of the peers of connections that are awaited.
     pub(crate) awaited: HashMap<ConnId, Admits>,
     /// The negotiations of outbound connections that are not open yet.
@@ -399,6 +404,8 @@ impl<H: EventHandler> Context<H> {
             races: HashMap::new(),
             #[cfg(feature = "proxy-protocol")]
             proxied: HashMap::new(),
+            #[cfg(feature = "cluster")]
+            entering: HashMap::new(),
             awaited: HashMap::new(),
             negotiations: HashMap::new(),
             time: TurnTime::new(clock),

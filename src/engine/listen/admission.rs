@@ -2,6 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+#[cfg(feature = "cluster")]
+use std::sync::Arc;
+#[cfg(feature = "cluster")]
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -47,6 +51,59 @@ impl Prefix {
                 Ipv6Addr::from_bits(ip.to_bits() & mask).into()
             }
         }
+    }
+}
+
+/// Counts the connections of a listener that have not passed the steps before `on_open`, against the limits of an application that
+/// admits connections by itself once they are open.
+#[cfg(feature = "cluster")]
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    admission: Arc<Admission>,
+    /// False if the peers are proxies, so that no limit for an address applies to them.
+    counts_peers: bool,
+    refused: AtomicU64,
+}
+
+/// The place of a connection that has not passed the steps before `on_open`.
+#[cfg(feature = "cluster")]
+#[derive(Debug)]
+pub(crate) struct Entering {
+    entrance: Arc<Entrance>,
+    peer: Option<IpAddr>,
+}
+
+#[cfg(feature = "cluster")]
+impl Entrance {
+    pub(crate) fn new(admission: Arc<Admission>, counts_peers: bool) -> Self {
+        Self {
+            admission,
+            counts_peers,
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns a place, unless a limit forbids it.
+    pub(crate) fn enter(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<Entering> {
+        let peer = peer.filter(|_| self.counts_peers);
+        if !self.admission.admit(peer) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let entrance = self.clone();
+        Some(Entering { entrance, peer })
+    }
+
+    /// Returns the number of connections that were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(feature = "cluster")]
+impl Drop for Entering {
+    fn drop(&mut self) {
+        self.entrance.admission.release(self.peer);
     }
 }
 

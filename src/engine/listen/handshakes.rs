@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::addr::Addr;
+#[cfg(feature = "cluster")]
+use crate::engine::listen::admission::Entrance;
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::proxy_protocol::ProxyProtocol;
 #[cfg(feature = "tls")]
@@ -19,6 +21,9 @@ pub(crate) struct Handshakes {
     pub(crate) tls_client: Option<(TlsClient, String)>,
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxy: Option<ProxyProtocol>,
+    /// Limits the connections that have not passed the steps.
+    #[cfg(feature = "cluster")]
+    pub(crate) entrance: Option<Arc<Entrance>>,
 }
 
 #[cfg_attr(

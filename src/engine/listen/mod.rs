@@ -17,6 +17,8 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+#[cfg(feature = "cluster")]
+use self::admission::Entrance;
 use self::handshakes::Handshakes;
 use crate::addr::Endpoint;
 use crate::engine::conn::limits::ConnLimits;
@@ -183,6 +185,13 @@ impl Listen {
     #[cfg(feature = "proxy-protocol")]
     pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Self {
         self.handshakes.proxy = Some(proxies);
+        self
+    }
+
+    /// Counts the connections that have not passed the steps before `on_open`.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn entrance(mut self, entrance: &Arc<Entrance>) -> Self {
+        self.handshakes.entrance = Some(entrance.clone());
         self
     }
 

@@ -62,7 +62,7 @@ impl<H: EventHandler> EventLoop<H> {
         allow(unused_mut, unused_variables, reason = "there are no steps")
     )]
     fn prepare(&mut self, id: ConnId, arrival: Arrival) -> Option<(Stream, ConnState)> {
-        #[cfg(feature = "tls")]
+        #[cfg(any(feature = "tls", feature = "cluster"))]
         let counted_as = arrival.counted_as();
         let Arrival {
             socket,
@@ -77,6 +77,16 @@ impl<H: EventHandler> EventLoop<H> {
             state.set_limits(limits);
             return Some((Stream::plain(socket), state));
         };
+        #[cfg(feature = "cluster")]
+        if let Some(entrance) = &steps.entrance {
+            let Some(place) = entrance.enter(counted_as) else {
+                log::debug!(target: "epicycle::accept", "{peer} refused: too many connections");
+                self.cx.metrics.refused.add(1);
+                self.cx.release_stream(counted_as, origin);
+                return None;
+            };
+            self.cx.entering.insert(id, place);
+        }
         let mut limit = None;
         #[cfg(feature = "proxy-protocol")]
         if let Some(proxies) = &steps.proxy
@@ -259,6 +269,9 @@ impl<H: EventHandler> Served<'_, H> {
                 if let Some(key) = alarm.take() {
                     self.cx.wheel.cancel(key);
                 }
+                // Its place is taken anew by whoever admits it now.
+                #[cfg(feature = "cluster")]
+                self.cx.entering.remove(&state.id);
                 if stream.has_tls() {
                     self.cx.metrics.handshakes.add(1);
                     // The handshake has read ahead of the events, so no event may follow for that input.
