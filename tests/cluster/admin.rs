@@ -1,7 +1,9 @@
 //! The admin interface, over real sockets, with a gate and nodes that it acts on.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use epicycle::cluster::admin::{Admin, AdminBuilder};
@@ -13,7 +15,8 @@ use epicycle::cluster::{Cluster, Kind, Monitor, State};
 use serde_json::{Value, json};
 
 use crate::gate::World;
-use crate::rig::{conn, packet};
+use crate::gate_users::Faulty;
+use crate::rig::{Wire, conn, packet};
 use crate::util::strangers::prometheus_families;
 use crate::util::{LONG, eventually};
 
@@ -113,6 +116,50 @@ fn instances_are_listed_and_their_states_are_set_over_links() {
         assert_eq!(set(id, body).status, 400, "{id} {body}");
     }
     assert_eq!(state("gate-1"), "busy");
+    // One that gets nothing any more can be told to work again.
+    for wanted in ["shut", "work"] {
+        let answer = set("gate-1", &format!(r#"{{"state":"{wanted}"}}"#));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        eventually("it is registered", || state("gate-1") == wanted);
+    }
+}
+
+#[test]
+fn probes_are_answered_while_all_workers_are_busy() {
+    let world = World::new();
+    let locator = Faulty::default();
+    locator.waits.store(true, Ordering::Release);
+    let admin = admin(&world, |admin| admin.locator(locator.clone()));
+    thread::scope(|scope| {
+        let asked = [(); 8].map(|()| scope.spawn(|| get(&admin, "/users/7").status));
+        eventually("the workers are busy", || {
+            locator.asked.load(Ordering::Acquire) == 4
+        });
+        for path in ["/healthz", "/readyz"] {
+            assert_eq!(get(&admin, path).status, 200);
+        }
+        locator.waits.store(false, Ordering::Release);
+        for asked in asked {
+            assert_eq!(asked.join().expect("is answered"), 404);
+        }
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn one_address_does_not_take_the_place_of_all_others() {
+    let world = World::new();
+    let admin = admin(&world, |admin| admin.listen("tcp://0.0.0.0:0"));
+    let port = admin.addr().port();
+    let connect = |host: &str| Wire::over(TcpStream::connect((host, port)).expect("connects"));
+    let held: Vec<Wire> = (0..48).map(|_| connect("127.0.0.1")).collect();
+    assert!(connect("127.0.0.1").is_over());
+    let mut other = connect("127.0.0.2");
+    other.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let mut answer = String::new();
+    other.0.read_to_string(&mut answer).expect("is read");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    drop(held);
 }
 
 #[test]
@@ -262,6 +309,11 @@ fn an_interface_that_others_can_reach_has_a_token() {
     assert!(problem(Admin::builder().token("short")).contains("16 characters"));
     assert!(problem(Admin::builder().listen("tcp://0.0.0.0:0").without_token()).contains("token"));
     assert!(problem(Admin::builder().token(TOKEN).without_token()).contains("token"));
+    // It is found before anything listens there.
+    let taken = TcpListener::bind("0.0.0.0:0").expect("binds");
+    let port = taken.local_addr().expect("is bound").port();
+    let open = Admin::builder().listen(format!("tcp://:{port}"));
+    assert!(problem(open.without_token()).contains("token"));
     assert!(problem(Admin::builder().listen("nonsense")).contains("nonsense"));
     let open = Admin::builder().without_token().start().expect("starts");
     assert_eq!((open.token(), get(&open, "/instances").status), (None, 200));

@@ -248,6 +248,8 @@ pub(crate) struct Faulty {
     pub(crate) fails: Arc<AtomicBool>,
     pub(crate) panics: Arc<AtomicBool>,
     pub(crate) waits: Arc<AtomicBool>,
+    /// The number of questions.
+    pub(crate) asked: Arc<AtomicUsize>,
     /// The number of times that a user's node was asked for.
     pub(crate) answers: Arc<AtomicUsize>,
     /// The number of those answers that it gives. It keeps back the others.
@@ -258,6 +260,7 @@ pub(crate) struct Faulty {
 
 impl Faulty {
     fn ask<R>(&self, ask: impl FnOnce(&MemoryLocator) -> Result<R, Error>) -> Result<R, Error> {
+        self.asked.fetch_add(1, Ordering::AcqRel);
         while self.waits.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(1));
         }

@@ -1,5 +1,7 @@
 //! The calls of the interface, by method and path.
 
+use std::fmt;
+
 use serde::Deserialize;
 
 use super::answer::Answer;
@@ -17,6 +19,24 @@ pub(super) enum Call {
     Kick { uid: i64, force: bool },
     Broadcast(Broadcast),
     Metrics,
+}
+
+impl fmt::Display for Call {
+    /// Tells what is done and to whom, for the log. The data of a broadcast may be private.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Call::SetState { id, state } => write!(f, "the state of {id:?} is {state}"),
+            Call::Kick { uid, force: false } => write!(f, "the user {uid} is kicked"),
+            Call::Kick { uid, force: true } => write!(f, "the user {uid} is kicked by force"),
+            Call::Broadcast(Broadcast { route, to, .. }) => {
+                write!(f, "a broadcast of route {route} to {to:?}")
+            }
+            Call::User(uid) => write!(f, "where the user {uid} is"),
+            Call::Health | Call::Ready | Call::Instances | Call::Metrics => {
+                f.write_str("what there is")
+            }
+        }
+    }
 }
 
 /// The body of a broadcast.
@@ -144,5 +164,18 @@ fn no_route(none: &NoRoute) -> Answer {
             answer.allow = Some(allow.clone());
             answer
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_of_a_broadcast_is_not_told_to_the_log() {
+        let body = br#"{"route":5,"to":"connections","data":{"code":"secret"}}"#;
+        let broadcast = serde_json::from_slice(body).expect("is sound");
+        let text = Call::Broadcast(broadcast).to_string();
+        assert_eq!(text, "a broadcast of route 5 to Connections");
     }
 }

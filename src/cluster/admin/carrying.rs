@@ -34,16 +34,26 @@ impl Desk {
         let answer = self.act(call).unwrap_or_else(|error| refusal(&error));
         if let Call::SetState { .. } | Call::Kick { .. } | Call::Broadcast(_) = call {
             let status = answer.status.as_u16();
-            log::info!(target: "epicycle::cluster", "{peer}: {call:?}: {status}");
+            log::info!(target: "epicycle::cluster", "{peer}: {call}: {status}");
         }
         answer
+    }
+
+    /// Answers what a probe asks, which needs no other server and no worker: also while all of them are busy.
+    pub(super) fn answer_probe(&self, call: &Call) -> Option<Answer> {
+        match call {
+            Call::Health => Some(Answer::json(StatusCode::OK, &json!({"status": "ok"}))),
+            Call::Ready => Some(self.readiness()),
+            _ => None,
+        }
     }
 
     fn act(&self, call: &Call) -> Result<Answer, Error> {
         let ok = |value: Value| Ok(Answer::json(StatusCode::OK, &value));
         match call {
-            Call::Health => ok(json!({"status": "ok"})),
-            Call::Ready => Ok(self.readiness()),
+            Call::Health | Call::Ready => Err(Error::IllegalRequest {
+                what: "a probe is answered at once",
+            }),
             Call::Instances => Ok(self.instances()),
             Call::Metrics => Ok(self.metrics()),
             Call::SetState { id, state } => {

@@ -156,7 +156,10 @@ impl EventHandler for Front {
             return Action::Continue;
         }
         match Call::of(&self.routes, &request) {
-            Ok(call) => self.carry_out(conn, call),
+            Ok(call) => match self.desk.answer_probe(&call) {
+                Some(answer) => Self::send(conn, &answer, false),
+                None => self.carry_out(conn, call),
+            },
             Err(answer) => Self::send(conn, &answer, false),
         }
     }

@@ -12,7 +12,7 @@ use crate::cluster::drpc::{
 use crate::cluster::follower::{Follower, Followers};
 #[cfg(feature = "tls")]
 use crate::cluster::link::LinkTls;
-use crate::cluster::link::{Identity, LaneEvent, LaneOptions, Lanes, LinkTimer, peers};
+use crate::cluster::link::{Identity, LaneEvent, LaneOptions, Lanes, LinkTimer, registered};
 use crate::cluster::registry::{Instance, LinkEndpoint, Registry};
 use crate::cluster::{Error, Kind, State};
 use crate::engine::client::Client;
@@ -99,7 +99,8 @@ impl Links {
             let mut watch = registry.watch(kind.as_str())?;
             let engine = running.engine().clone();
             let set = move |list: Vec<Instance>| {
-                let peers = peers(&list);
+                // One that is shut can be told to work again.
+                let peers = registered(&list);
                 // There is one for each change of the registry, whose watch keeps the latest only.
                 engine.run_anyway(0, move |master, reactor| {
                     master.set_peers(kind, peers, reactor);

@@ -44,7 +44,7 @@ mod links;
 mod token;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +60,7 @@ use super::locator::{GuardedLocator, Locator, MemoryLocator};
 use super::packet::PacketOptions;
 use super::registry::{Directory, GuardedRegistry, MemoryRegistry, Registry};
 use super::{Error, Kind, Monitor, new_uuid};
+use crate::addr::Endpoint;
 use crate::engine::conn::limits::OutboundPolicy;
 use crate::engine::listen::Listen;
 use crate::engine::server::{Running, Server};
@@ -93,6 +94,9 @@ pub struct AdminBuilder {
 
 /// The clients at a time.
 const MAX_CLIENTS: usize = 64;
+
+/// Those from one IPv4 address or IPv6 /64, so that others find room.
+const MAX_CLIENTS_PER_IP: usize = 48;
 
 /// The requests that are carried out at a time, of which each may wait for servers.
 const THREADS: usize = 4;
@@ -222,6 +226,9 @@ impl AdminBuilder {
             let problem = "it is shorter than 16 characters; take one from `openssl rand -hex 32`";
             return Err(Error::argument("token", problem));
         }
+        if token.is_none() {
+            check_loopback(&self.listen)?;
+        }
         let directory = Directory::start(self.registry.clone(), &["gate", "node", "mesh"])?;
         let dialler = Dialler {
             ours: Identity::new(Kind::Master, new_uuid()),
@@ -243,6 +250,7 @@ impl AdminBuilder {
         let server = Server::bind(Listen::on(&*self.listen))
             .reactors(1)
             .max_connections(MAX_CLIENTS)
+            .max_connections_per_ip(MAX_CLIENTS_PER_IP)
             .handshake_timeout(second(10))
             .read_timeout(second(10))
             .answer_timeout(second(60))
@@ -261,16 +269,30 @@ impl AdminBuilder {
         let Some(addr) = addr.and_then(crate::Addr::as_socket_addr) else {
             return Err(Error::argument("listen", "use a tcp:// address"));
         };
-        if token.is_none() && !addr.ip().is_loopback() {
-            let problem = format!("{addr} can be reached from other machines; set one");
-            return Err(Error::argument("token", problem));
-        }
         Ok(Admin {
             addr,
             token,
             running: Some(running),
             _desk: desk,
         })
+    }
+}
+
+/// Refuses an address that other machines can reach, before anything listens there.
+fn check_loopback(listen: &str) -> Result<(), Error> {
+    let Endpoint::Tcp { host, port, .. } = listen.parse::<Endpoint>()? else {
+        return Err(Error::argument("listen", "use a tcp:// address"));
+    };
+    // A host without a name is every interface.
+    let is_loopback = (&*host, port)
+        .to_socket_addrs()
+        .is_ok_and(|mut addrs| addrs.len() > 0 && addrs.all(|addr| addr.ip().is_loopback()));
+    match is_loopback {
+        true => Ok(()),
+        false => {
+            let problem = format!("{listen} can be reached from other machines; set one");
+            Err(Error::argument("token", problem))
+        }
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) use self::inbound::Inbound;
 pub use self::lane::{Lane, LaneEvent, LaneOptions, LaneStats};
 pub(super) use self::lanes::{Lanes, LinkTimer};
 pub use self::listener::{Listener, ListenerStats, Verdict};
-pub(super) use self::peers::{endpoint, peers, warn_if_open};
+pub(super) use self::peers::{endpoint, peers, registered, warn_if_open};
 #[cfg(feature = "tls")]
 pub use self::tls::LinkTls;
 

@@ -49,10 +49,15 @@ pub(in crate::cluster) fn warn_if_open(listening: &Addr, has_secret: bool) {
 pub(in crate::cluster) fn peers<'i>(
     instances: impl IntoIterator<Item = &'i Instance>,
 ) -> Arc<[(Identity, LinkEndpoint)]> {
-    let there = instances
-        .into_iter()
-        .filter(|instance| instance.state != State::Shut);
-    there.filter_map(peer).collect()
+    let instances = instances.into_iter();
+    registered(instances.filter(|instance| instance.state != State::Shut))
+}
+
+/// Returns all instances as peers, also those that are `shut`.
+pub(in crate::cluster) fn registered<'i>(
+    instances: impl IntoIterator<Item = &'i Instance>,
+) -> Arc<[(Identity, LinkEndpoint)]> {
+    instances.into_iter().filter_map(peer).collect()
 }
 
 fn peer(instance: &Instance) -> Option<(Identity, LinkEndpoint)> {
