@@ -1,7 +1,7 @@
 //! The admin interface, over real sockets, with a gate and nodes that it acts on.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use epicycle::cluster::mesh::{Mesh, MeshClient};
 use epicycle::cluster::registry::{Instance, Registry};
 use epicycle::cluster::{Cluster, Kind, Monitor, State};
 use serde_json::{Value, json};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::gate::World;
 use crate::gate_users::Faulty;
@@ -151,7 +152,14 @@ fn one_address_does_not_take_the_place_of_all_others() {
     let world = World::new();
     let admin = admin(&world, |admin| admin.listen("tcp://0.0.0.0:0"));
     let port = admin.addr().port();
-    let connect = |host: &str| Wire::over(TcpStream::connect((host, port)).expect("connects"));
+    let connect = |from: &str| {
+        let addr =
+            |host: &str, port| SockAddr::from(SocketAddr::new(host.parse().expect("is one"), port));
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("is there");
+        socket.bind(&addr(from, 0)).expect("binds");
+        socket.connect(&addr("127.0.0.1", port)).expect("connects");
+        Wire::over(socket.into())
+    };
     let held: Vec<Wire> = (0..48).map(|_| connect("127.0.0.1")).collect();
     assert!(connect("127.0.0.1").is_over());
     let mut other = connect("127.0.0.2");
@@ -457,4 +465,29 @@ fn servers_whose_links_have_tls_are_reached_by_tls() {
     let without = cluster.admin().start().expect("starts");
     let refused = ask(&without, "PUT", "/instances/gate-1/state", busy);
     assert_ne!(refused.status, 200, "{}", refused.body);
+}
+
+#[test]
+fn the_state_of_a_mesh_is_set_by_those_who_have_the_secret() {
+    let secret = || Secret::new(b"the secret of this cluster").expect("is long enough");
+    let cluster = Cluster::embedded();
+    let mesh = cluster.mesh().id("mesh-1").service("math", |_| {});
+    let _mesh = mesh.secret(secret()).start().expect("starts");
+    let set = |admin: &Admin, state: &str| {
+        let body = format!(r#"{{"state":"{state}"}}"#);
+        ask(admin, "PUT", "/instances/mesh-1/state", &body).status
+    };
+    let state = || cluster.registry().services("mesh").expect("is in memory")[0].state;
+    let stranger = cluster.admin().start().expect("starts");
+    assert_eq!(set(&stranger, "busy"), 400);
+    assert_eq!(state(), State::Work);
+    let admin = cluster.admin().secret(secret()).start().expect("starts");
+    for (text, wanted) in [("shut", State::Shut), ("work", State::Work)] {
+        assert_eq!(set(&admin, text), 200);
+        assert_eq!(state(), wanted);
+        eventually("the interface has heard of it", || {
+            let told = get(&admin, "/instances").json();
+            told["instances"][0]["state"] == text
+        });
+    }
 }

@@ -1,12 +1,11 @@
 //! The configuration of a process: files, environment and flags, faults and warnings, and what builders make of it.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use epicycle::cluster::Cluster;
-use epicycle::cluster::Mode;
 use epicycle::cluster::client::Client;
 use epicycle::cluster::codec::Codec;
 use epicycle::cluster::config::{Config, ConfigError};
@@ -14,10 +13,11 @@ use epicycle::cluster::container::{Component, Container, Failure};
 use epicycle::cluster::dispatch::Policy;
 use epicycle::cluster::packet::PacketOptions;
 use epicycle::cluster::registry::Registry;
+use epicycle::cluster::{Cluster, Error, Mode};
 use epicycle::codec::ByteOrder;
 
 use crate::util::client::TempPath;
-use crate::util::eventually;
+use crate::util::{LONG, eventually};
 
 /// A folder of configuration files.
 struct Folder(TempPath);
@@ -306,6 +306,52 @@ fn a_folder_that_is_named_must_exist() {
     let flag = format!("--etc={}", folder.path("one.toml").display());
     let config = Config::read(none(), [flag]).expect("is sound");
     assert_eq!(config.mode, Some(Mode::Test));
+}
+
+#[test]
+fn a_mesh_and_a_client_take_the_configuration() {
+    let text = r#"
+        [cluster.mesh]
+        id = "mesh-7"
+        name = "counts"
+        addr = "127.0.0.1:0"
+        expose = "game.example"
+        weight = 3
+        metadata = { zone = "eu" }
+        [cluster.client]
+        callTimeout = "20ms"
+        dialTimeout = "0s"
+    "#;
+    let config = Folder::with(&[("etc.toml", text)])
+        .read()
+        .expect("is sound");
+    let cluster = Cluster::embedded();
+    let mesh = cluster.mesh().config(&config).service("math", |_| {});
+    let mesh = mesh.start().expect("starts");
+    let registered = &cluster.registry().services("mesh").expect("is in memory")[0];
+    assert_eq!(
+        (&*registered.id, &*registered.alias, registered.weight),
+        ("mesh-7", "counts", 3)
+    );
+    assert_eq!(registered.metadata["zone"], "eu");
+    let port = mesh.addr().port();
+    let endpoint = format!("rpc://game.example:{port}?is_secure=false");
+    assert_eq!(registered.endpoint, endpoint);
+
+    let builder = || Client::builder().config(&config).expect("is sound");
+    let error = builder()
+        .connect("tcp://127.0.0.1:1")
+        .expect_err("has no time");
+    assert!(error.to_string().contains("connect_timeout"), "{error}");
+    // Nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = silent.local_addr().expect("is bound");
+    let client = builder().connect_timeout(LONG);
+    let client = client.connect(format!("tcp://{addr}")).expect("connects");
+    assert!(matches!(
+        client.request(1, ""),
+        Err(Error::Timeout { after, .. }) if after == Duration::from_millis(20)
+    ));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Containers: the order of the steps, what fails and panics, what takes too long, signals, and the pid file.
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
@@ -11,8 +12,9 @@ use epicycle::cluster::container::{
     ClientComponent, Component, Container, ContainerError, ContainerHandle, Failure, Report, Step,
 };
 use epicycle::cluster::gate::Gate;
+use epicycle::cluster::mesh::MeshClient;
 use epicycle::cluster::registry::Registry;
-use epicycle::cluster::{Cluster, State};
+use epicycle::cluster::{Cluster, Monitor, State};
 use parking_lot::Mutex;
 
 use crate::util::client::TempPath;
@@ -410,6 +412,42 @@ fn clients_that_stay_do_not_keep_a_gate_from_its_end() {
     let report = report(served);
     assert!(report.is_clean(), "{report}");
     eventually("it is closed", || !client.is_connected());
+}
+
+#[test]
+fn meshes_and_admin_interfaces_start_and_end_with_their_container() {
+    let (cluster, monitor) = (Cluster::embedded(), Monitor::new());
+    let mesh = cluster.mesh().id("mesh-1").name("counts");
+    let mesh = mesh.monitor(&monitor).service("math", |routes| {
+        routes.call("add", |_ctx, n: Vec<i64>| Ok(n.iter().sum::<i64>()));
+    });
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = taken.local_addr().expect("is bound");
+    drop(taken);
+    let admin = cluster
+        .admin()
+        .listen(format!("tcp://{addr}"))
+        .without_token();
+    let container = Container::new().add(mesh).add(admin.monitor(&monitor));
+    let (handle, served) = serve(container);
+    eventually("the interface answers", || TcpStream::connect(addr).is_ok());
+    let client = MeshClient::builder().registry(cluster.registry().clone());
+    let client = client.start().expect("starts");
+    let sum = client.call::<_, i64>("/math/add", &[1, 2, 3]).wait();
+    assert_eq!(sum.expect("is answered"), 6);
+    handle.stop();
+    let report = report(served);
+    assert!(report.is_clean(), "{report}");
+    let names: Vec<&str> = report.components.iter().map(|part| &*part.name).collect();
+    assert_eq!(names, ["counts", "admin"]);
+    assert!(
+        cluster
+            .registry()
+            .services("mesh")
+            .expect("is in memory")
+            .is_empty()
+    );
+    assert!(TcpStream::connect(addr).is_err());
 }
 
 #[test]

@@ -1,15 +1,19 @@
 //! Services that are called by name.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use epicycle::balance::{HashRing, Place, RoundRobin};
 use epicycle::cluster::codec::{Codec, Pb};
-use epicycle::cluster::mesh::{Mesh, MeshBuilder, MeshClient, Target};
+use epicycle::cluster::drpc::Secret;
+use epicycle::cluster::mesh::{
+    Channel, Done, Mesh, MeshAddress, MeshBuilder, MeshClient, MeshRequest, MeshServer, Target,
+    Transporter,
+};
 use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry};
 use epicycle::cluster::{Error, Kind, State};
 use epicycle::rpc::Status;
@@ -435,6 +439,153 @@ fn instances_with_tls_are_called_by_clients_with_tls() {
     eventually("the other one is called", || {
         who(&without).is_ok_and(|id| id == "plain")
     });
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn an_address_that_begins_to_want_tls_is_dialled_anew() {
+    use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
+
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("is made");
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let identity = Identity::from_pem(cert.as_bytes(), key.as_bytes()).expect("is right");
+    let server = TlsServer::new(identity).expect("is right");
+    let roots = Roots::from_pem(cert.as_bytes()).expect("is right");
+    let tls = TlsClient::new(&roots).expect("is right");
+
+    // The records of both are written by the test, one over the other.
+    let (registry, own) = (MemoryRegistry::new(), MemoryRegistry::new());
+    let plain = mesh(&own, "plain").start().expect("starts");
+    let addr = plain.addr();
+    let record = |is_secure: bool| {
+        let endpoint = format!("rpc://{addr}?is_secure={is_secure}");
+        let mut record = Instance::new(Kind::Mesh, "mesh-1", endpoint);
+        record.services = vec!["who".to_owned()];
+        registry.register(&record).expect("is sound");
+    };
+    record(false);
+    let client = MeshClient::builder().registry(registry.clone()).tls(&tls);
+    let client = client.call_timeout(LONG).start().expect("starts");
+    assert_eq!(who(&client).expect("is answered"), "plain");
+    let direct = |client: &MeshClient, target: String| {
+        let service = client.service(&target).expect("is a target");
+        let call = service.call::<_, String>("/who/am-i", &());
+        call.timeout(Duration::from_secs(1)).wait()
+    };
+    assert_eq!(
+        direct(&client, format!("direct://{addr}")).expect("is answered"),
+        "plain"
+    );
+    plain.shutdown();
+    let secure = mesh(&own, "secure")
+        .tls(&server)
+        .listen(format!("tcp://{addr}"));
+    let _secure = secure.start().expect("starts");
+    record(true);
+    eventually("it is called by TLS", || {
+        let call = client.call::<_, String>("/who/am-i", &());
+        call.timeout(Duration::from_secs(1))
+            .wait()
+            .is_ok_and(|id| id == "secure")
+    });
+    // The same by its address, registered or not.
+    eventually("it is called by TLS", || {
+        direct(&client, format!("direct://{addr}")).is_ok_and(|id| id == "secure")
+    });
+    let stranger = MeshClient::builder().tls(&tls).start().expect("starts");
+    let target = format!("direct://{addr}?is_secure=true");
+    assert_eq!(direct(&stranger, target).expect("is answered"), "secure");
+}
+
+#[test]
+fn with_a_secret_only_those_who_have_it_call_and_are_called() {
+    let secret = |text: &str| Secret::new(text.as_bytes()).expect("is long enough");
+    let (ours, theirs) = ("the secret of this cluster", "the secret of another one");
+    let registry = MemoryRegistry::new();
+    let served = mesh(&registry, "mesh-1").secret(secret(ours));
+    let served = served.start().expect("starts");
+    let with = |secret: Option<Secret>| {
+        let client = MeshClient::builder().registry(registry.clone());
+        let client = client.call_timeout(Duration::from_secs(2));
+        match secret {
+            Some(secret) => client.secret(secret),
+            None => client,
+        }
+        .start()
+        .expect("starts")
+    };
+    let client = with(Some(secret(ours)));
+    for _ in 0..3 {
+        assert_eq!(who(&client).expect("is answered"), "mesh-1");
+    }
+    for stranger in [Some(secret(theirs)), None] {
+        assert!(who(&with(stranger)).is_err());
+    }
+    served.shutdown();
+    // A mesh that has not proved it is not called.
+    for other in [Some(secret(theirs)), None] {
+        let mesh = mesh(&registry, "mesh-2");
+        let mesh = match other {
+            Some(secret) => mesh.secret(secret),
+            None => mesh,
+        };
+        let _mesh = mesh.start().expect("starts");
+        assert!(who(&with(Some(secret(ours)))).is_err());
+    }
+}
+
+/// A transporter whose channels call back, and forget calls.
+struct Strange {
+    client: Arc<OnceLock<MeshClient>>,
+}
+
+/// It keeps the ends of calls and never calls them.
+struct Forgetful(Mutex<Vec<Done>>);
+
+impl Transporter for Strange {
+    fn scheme(&self) -> &str {
+        "rpc"
+    }
+
+    fn services(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn serve(self: Box<Self>) -> Result<Box<dyn MeshServer>, Error> {
+        unreachable!("it makes calls only")
+    }
+
+    fn channel(&self) -> Result<Arc<dyn Channel>, Error> {
+        let client = self.client.get().expect("has started");
+        assert_eq!(client.services(), ["who"]);
+        Ok(Arc::new(Forgetful(Mutex::default())))
+    }
+}
+
+impl Channel for Forgetful {
+    fn set_addresses(&self, _: &[MeshAddress]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn call(&self, _: MeshRequest, done: Done) {
+        self.0.lock().push(done);
+    }
+}
+
+#[test]
+fn a_transporter_may_call_back_and_a_call_that_it_forgets_ends() {
+    let registry = MemoryRegistry::new();
+    let _mesh = mesh(&registry, "mesh-1").start().expect("starts");
+    let client = Arc::new(OnceLock::new());
+    let strange = Strange {
+        client: client.clone(),
+    };
+    let started = MeshClient::builder()
+        .registry(registry)
+        .transporter(strange);
+    let started = started.call_timeout(Duration::from_millis(10)).start();
+    let started = client.get_or_init(|| started.expect("starts"));
+    assert!(matches!(who(started), Err(Error::Timeout { .. })));
 }
 
 #[test]

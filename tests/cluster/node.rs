@@ -1,18 +1,21 @@
 //! A node over real sockets: its handlers, and gates and clients in the same process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use epicycle::cluster::client::Client;
 use epicycle::cluster::drpc::{Answer, Code, Request as Asked, Value};
 use epicycle::cluster::gate::Gate;
+use epicycle::cluster::locator::Locator;
 use epicycle::cluster::node::{Next, Node, NodeBuilder, Request, RouteFlag};
-use epicycle::cluster::registry::Registry;
+use epicycle::cluster::registry::{Instance, Registry};
 use epicycle::cluster::{Cluster, Error, Event, Kind, State};
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
-use crate::rig::{Wire, packet};
+use crate::gate_users::Faulty;
+use crate::rig::{Link, Wire, packet};
 use crate::util::{eventually, expect_panics};
 
 /// A node and a gate that knows it.
@@ -368,4 +371,44 @@ fn what_is_sent_to_a_gate_that_the_registry_has_not_told_of_yet_waits_for_it() {
     registry.register(record).expect("is in memory");
     let answer = answers.recv().expect("comes").expect("is an answer");
     assert_eq!(answer, br#""welcome""#);
+}
+
+#[test]
+fn a_node_that_has_not_heard_of_a_move_asks_the_locator_before_it_rejects() {
+    let (cluster, ran) = (Cluster::embedded(), Arc::new(AtomicUsize::new(0)));
+    // The changes are not told.
+    let locator = Faulty {
+        watches: Some(Arc::default()),
+        ..Faulty::default()
+    };
+    let node = cluster.node().id("node-1").locator(locator.clone());
+    let counted = ran.clone();
+    let node = node.route_with(3, RouteFlag::Stateful, move |_, _| {
+        counted.fetch_add(1, Ordering::AcqRel);
+        Ok::<(), Error>(())
+    });
+    let node = node.start().expect("starts");
+    let other = Instance::new(Kind::Node, "node-2", "drpc://127.0.0.1:1");
+    cluster.registry().register(&other).expect("is sound");
+    let bind = |nid: &str| {
+        locator
+            .inner
+            .bind_node(7, "node", nid)
+            .expect("is in memory");
+    };
+    let mut link = Link::dial(node.link_addr(), "fake-1");
+    let packet = packet(3, 1, "");
+    let mut deliver = || {
+        let packet = &packet;
+        link.call(&Asked::Deliver {
+            cid: 0,
+            uid: 7,
+            packet,
+        })
+    };
+    bind("node-2");
+    assert_eq!(deliver(), Code::Failed);
+    bind("node-1");
+    assert_eq!(deliver(), Code::Done);
+    assert_eq!(ran.load(Ordering::Acquire), 1);
 }

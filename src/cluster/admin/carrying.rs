@@ -10,8 +10,9 @@ use super::call::{Broadcast, Call, Receivers};
 use super::links::{Links, Order, Told};
 use crate::cluster::drpc::{Code, Scope};
 use crate::cluster::locator::Locator;
+use crate::cluster::mesh::{MeshClient, STATE, Target};
 use crate::cluster::packet::{Packet, PacketOptions};
-use crate::cluster::registry::{Directory, Instance};
+use crate::cluster::registry::{Directory, Instance, ServiceEndpoint};
 use crate::cluster::{Error, Kind, Monitor, State};
 use crate::http::StatusCode;
 use crate::metrics::{CONTENT_TYPE, Exposition};
@@ -23,6 +24,8 @@ pub(super) struct Desk {
     pub(super) monitor: Monitor,
     pub(super) packet: PacketOptions,
     pub(super) links: Links,
+    /// Calls meshes, if there is a secret, without which they take no orders.
+    pub(super) meshes: Option<MeshClient>,
 }
 
 /// The time for which the registry may be lost before the process is not ready any more.
@@ -119,9 +122,8 @@ impl Desk {
 
     fn set_state(&self, id: &str, state: State) -> Result<(), Error> {
         let has_links = |kind: Kind| self.directory.get(kind.as_str(), id).is_some();
-        if has_links(Kind::Mesh) {
-            let problem = "a mesh has no links; it is set in its own process";
-            return Err(Error::argument("id", problem));
+        if let Some(mesh) = self.directory.get(Kind::Mesh.as_str(), id) {
+            return self.set_mesh(&mesh, state);
         }
         if !has_links(Kind::Gate) && !has_links(Kind::Node) {
             let wanted = id.to_owned();
@@ -131,6 +133,22 @@ impl Desk {
             Code::Done => Ok(()),
             code => Err(refused(code)),
         }
+    }
+
+    fn set_mesh(&self, mesh: &Instance, state: State) -> Result<(), Error> {
+        let Some(client) = &self.meshes else {
+            let problem = "a mesh takes orders of those who have its secret; give both the secret of the cluster";
+            return Err(Error::argument("id", problem));
+        };
+        // Whatever its state is.
+        let endpoint: ServiceEndpoint = mesh.endpoint.parse()?;
+        let address = endpoint.address().to_owned();
+        let target = match endpoint.is_secure() {
+            true => Target::SecureAddress(address),
+            false => Target::Address(address),
+        };
+        let mesh = client.service(&target.to_string())?;
+        mesh.call(STATE, &state).wait()
     }
 
     fn user(&self, uid: i64) -> Result<Value, Error> {

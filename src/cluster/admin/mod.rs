@@ -57,6 +57,7 @@ use super::link::Identity;
 #[cfg(feature = "tls")]
 use super::link::LinkTls;
 use super::locator::{GuardedLocator, Locator, MemoryLocator};
+use super::mesh::MeshClient;
 use super::packet::PacketOptions;
 use super::registry::{Directory, GuardedRegistry, MemoryRegistry, Registry};
 use super::{Error, Kind, Monitor, new_uuid};
@@ -230,6 +231,18 @@ impl AdminBuilder {
             check_loopback(&self.listen)?;
         }
         let directory = Directory::start(self.registry.clone(), &["gate", "node", "mesh"])?;
+        let meshes = match &self.secret {
+            Some(secret) => {
+                let client = MeshClient::builder().registry(self.registry.clone());
+                #[cfg(feature = "tls")]
+                let client = match &self.tls {
+                    Some(tls) => client.tls(&tls.client),
+                    None => client,
+                };
+                Some(client.secret(secret.clone()).start()?)
+            }
+            None => None,
+        };
         let dialler = Dialler {
             ours: Identity::new(Kind::Master, new_uuid()),
             secret: self.secret,
@@ -238,6 +251,7 @@ impl AdminBuilder {
         };
         let links = Links::start(&*self.registry, dialler)?;
         let desk = Arc::new(Desk {
+            meshes,
             directory,
             locator: self.locator,
             monitor: self.monitor,

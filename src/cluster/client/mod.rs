@@ -34,6 +34,7 @@ mod address;
 mod builder;
 mod calls;
 mod codec;
+mod configured;
 mod handler;
 mod link;
 

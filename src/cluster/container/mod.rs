@@ -26,11 +26,13 @@
 //! A second signal ends the wait for components that are still closing. A third one ends the process. Signals need the feature
 //! `signals`, which is on by default.
 
+mod admin;
 mod banner;
 mod client;
 mod component;
 mod error;
 mod gate;
+mod mesh;
 mod node;
 mod pid;
 mod report;
@@ -49,10 +51,12 @@ use self::run::Run;
 use super::Mode;
 use super::config::Config;
 
+pub use self::admin::AdminComponent;
 pub use self::client::ClientComponent;
 pub use self::component::{Component, Failure, IntoComponent};
 pub use self::error::{ContainerError, Step};
 pub use self::gate::GateComponent;
+pub use self::mesh::MeshComponent;
 pub use self::node::NodeComponent;
 pub use self::report::{ComponentReport, Outcome, Report};
 
@@ -109,7 +113,7 @@ impl Container {
         self
     }
 
-    /// Adds a component. Builders of gates and nodes can be added as they are.
+    /// Adds a component. Builders of gates, nodes, meshes and admin interfaces can be added as they are.
     #[expect(clippy::should_implement_trait, reason = "it adds no number")]
     pub fn add(mut self, component: impl IntoComponent) -> Self {
         self.components.push(Box::new(component.into_component()));

@@ -18,6 +18,7 @@ impl Gate {
             rows.push(("Server", server));
         }
         rows.push(("Locator", shared.locator.kind().to_owned()));
+        rows.push(("Transporter", "drpc".to_owned()));
         rows
     }
 }

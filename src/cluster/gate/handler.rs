@@ -124,7 +124,7 @@ impl GateReactor {
 
     fn open_link(&self, conn: &mut Conn<'_, Self>) -> Option<Session> {
         let (options, counters) = (&self.shared.options, self.counters());
-        if !self.shared.links.admit(None) {
+        if !self.shared.links().admit(None) {
             log::warn!(
                 target: "epicycle::cluster",
                 "no link for {}: there are {} already; raise max_links", conn.peer_addr(), options.max_links
@@ -303,7 +303,7 @@ impl EventHandler for GateReactor {
                 let refused = stats.malformed + stats.refused;
                 self.counters().requests_refused.add(refused);
                 self.counters().links.subtract(1);
-                self.shared.links.release(None);
+                self.shared.links().release(None);
                 log::debug!(target: "epicycle::cluster", "the link of {} has ended: {reason}", link.name());
             }
             Session::Lane(token) => {

@@ -35,8 +35,6 @@ pub(super) struct Shared {
     pub(super) queued: QueuedBytes,
     /// Counts the clients.
     pub(super) admission: Arc<Admission>,
-    /// Counts the links that other servers have dialled.
-    pub(super) links: Arc<Admission>,
     /// The clients and links that have not passed the steps before they open.
     entrances: Entrances,
 }
@@ -44,7 +42,6 @@ pub(super) struct Shared {
 /// The limits of the listeners.
 pub(super) struct Entrances {
     clients: Arc<Admission>,
-    links: Arc<Admission>,
     of_clients: Vec<Arc<Entrance>>,
     of_links: Arc<Entrance>,
 }
@@ -52,12 +49,11 @@ pub(super) struct Entrances {
 impl Entrances {
     pub(super) fn new(options: &Options) -> Self {
         let (max, max_per_ip) = (options.max_connections, options.max_connections_per_ip);
-        let links = Arc::new(Admission::new(options.max_links, usize::MAX, Prefix::HOST));
+        let links = Admission::new(options.max_links, usize::MAX, Prefix::HOST);
         Self {
             clients: Arc::new(Admission::new(max, max_per_ip, Prefix::HOST)),
             of_clients: Vec::new(),
-            of_links: Arc::new(Entrance::new(links.clone(), false)),
-            links,
+            of_links: Arc::new(Entrance::new(Arc::new(links), false)),
         }
     }
 
@@ -119,9 +115,13 @@ impl Shared {
             routes: Arc::default(),
             queued: QueuedBytes::new(reactors),
             admission: entrances.clients.clone(),
-            links: entrances.links.clone(),
             entrances,
         }
+    }
+
+    /// Returns the limit of the links that other servers dial.
+    pub(super) fn links(&self) -> &Admission {
+        self.entrances.of_links.admission()
     }
 
     /// Returns the metrics.

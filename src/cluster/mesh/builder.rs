@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::rpc::RpcTransporter;
+use super::rpc::{RpcTransporter, foreign_secret};
 use super::transporter::Transporter;
 use super::{Error, Mesh, Shared};
 use crate::addr::Addr;
+use crate::cluster::drpc::Secret;
 use crate::cluster::link::endpoint;
 use crate::cluster::registry::{
     GuardedRegistry, Instance, MemoryRegistry, Registered, Registry, ServiceEndpoint,
 };
-use crate::cluster::{Kind, Monitor, new_uuid};
+use crate::cluster::{Kind, Monitor, State, new_uuid};
 use crate::engine::listen::Listen;
-use crate::rpc::{PeerBuilder, Router};
+use crate::rpc::{PeerBuilder, Router, Status, code};
+
+/// The path at which other servers set the state of a mesh.
+pub(in crate::cluster) const STATE: &str = "/cluster/state";
 
 /// The options of a [`Mesh`].
 #[must_use = "a builder does nothing until start is called"]
@@ -89,6 +93,13 @@ impl MeshBuilder {
         self
     }
 
+    /// Sets the secret of the cluster. Clients that do not prove that they have it are refused. With it, an
+    /// [admin interface](crate::cluster::admin) that has it too can set the state of the mesh. Default: none.
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.rpc.secret = Some(secret);
+        self
+    }
+
     /// Adds a pair to the metadata of the record.
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
@@ -140,14 +151,29 @@ impl MeshBuilder {
         self
     }
 
+    /// Returns the name that the registry will show as the alias.
+    pub(in crate::cluster) fn alias(&self) -> &str {
+        &self.name
+    }
+
     /// Starts the mesh, and registers it.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] or [`Error::Start`] if an option or an address is wrong, and the error of the registry.
-    pub fn start(self) -> Result<Mesh, Error> {
+    pub fn start(mut self) -> Result<Mesh, Error> {
         let has_services = !self.rpc.services.is_empty();
+        let registered = Arc::new(Registered::new(self.registry));
+        if self.rpc.secret.is_some() {
+            let own = registered.clone();
+            let routes = &mut self.rpc.routes;
+            routes.call_blocking(STATE, move |_ctx, state: State| {
+                let set = own.set_state(state);
+                set.map_err(|error| Status::new(code::INTERNAL_SERVER_ERROR, error.to_string()))
+            });
+        }
         let transporter: Box<dyn Transporter> = match self.other {
+            Some(_) if self.rpc.secret.is_some() => return Err(foreign_secret()),
             Some(_) if has_services => {
                 let problem = "the services are those of the transporter; give them to it";
                 return Err(Error::argument("service", problem));
@@ -160,7 +186,7 @@ impl MeshBuilder {
         let server = transporter.serve()?;
         let (addr, is_secure) = (server.addr(), server.is_secure());
         let exposed = endpoint(&Addr::Ip(addr), self.expose.as_deref())?;
-        let endpoint = ServiceEndpoint::new(scheme, exposed.address(), is_secure)?;
+        let endpoint = ServiceEndpoint::new(scheme.clone(), exposed.address(), is_secure)?;
 
         let id = self.id.unwrap_or_else(new_uuid);
         let mut instance = Instance::new(Kind::Mesh, id.clone(), endpoint.to_string());
@@ -170,7 +196,7 @@ impl MeshBuilder {
         instance.metadata = self.metadata;
         let shared = Arc::new(Shared {
             id,
-            registered: Registered::new(self.registry),
+            registered,
             server: Mutex::new(Some(server)),
         });
         shared.registered.register(instance)?;
@@ -180,6 +206,7 @@ impl MeshBuilder {
         Ok(Mesh {
             shared,
             addr,
+            scheme,
             drain: self.drain,
         })
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use super::transporter::{Channel, Done, MeshRequest};
@@ -11,6 +11,9 @@ use crate::balance::KeyHash;
 use crate::cluster::Error;
 use crate::cluster::codec::{Codec, DecodeBody, EncodeBody};
 use crate::engine::reactor_thread;
+
+/// The time after its timeout that a transporter has to tell the end of a call, for those who wait.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A call of a service that is not sent yet, and its settings.
 #[must_use = "it is sent by `wait` or `then`"]
@@ -80,13 +83,22 @@ impl<'a, A: EncodeBody + ?Sized, R: DecodeBody> MeshCall<'a, A, R> {
             });
         }
         let (sender, receiver) = mpsc::sync_channel(1);
-        let codec = self.codec;
+        let (codec, timeout) = (self.codec, self.timeout);
         self.send(Box::new(move |result| {
             // There is room for the only result.
             let _ = sender.send(result);
         }));
-        // A transporter that forgets a call drops its end.
-        let body = receiver.recv().unwrap_or(Err(Error::Cancelled))?;
+        let body = match receiver.recv_timeout(timeout.saturating_add(GRACE)) {
+            Ok(result) => result?,
+            // A transporter that forgets a call drops its end.
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::Cancelled),
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(Error::Timeout {
+                    what: "a call of a service",
+                    after: timeout,
+                });
+            }
+        };
         codec.decode(&body)
     }
 

@@ -10,10 +10,11 @@ use parking_lot::Mutex;
 
 use super::call::MeshCall;
 use super::instances::addresses;
-use super::rpc::RpcTransporter;
+use super::rpc::{RpcTransporter, foreign_secret};
 use super::target::Target;
 use super::transporter::{Channel, MeshAddress, Transporter};
 use crate::cluster::codec::{Codec, DecodeBody, EncodeBody};
+use crate::cluster::drpc::Secret;
 use crate::cluster::follower::{Follower, Followers};
 use crate::cluster::registry::{GuardedRegistry, Instance, MemoryRegistry, Registry};
 use crate::cluster::{Error, Kind};
@@ -65,6 +66,9 @@ struct Inner {
 /// The state that the client shares with the thread that follows the registry.
 struct Known {
     transporter: Arc<dyn Transporter>,
+    /// That of the transporter.
+    scheme: String,
+    /// Not held while the transporter or one of its channels is called: it may call back.
     state: Mutex<Targets>,
 }
 
@@ -163,25 +167,37 @@ impl MeshService {
 impl Known {
     /// Returns the channel of a target, and opens it if this is the first call.
     fn channel(&self, target: &Target) -> Result<Arc<dyn Channel>, Error> {
-        let mut state = self.state.lock();
-        if let Some(open) = state.open.get(target) {
-            return Ok(open.channel.clone());
+        let mut made: Option<Open> = None;
+        loop {
+            let mut state = self.state.lock();
+            if let Some(open) = state.open.get(target) {
+                let channel = open.channel.clone();
+                drop(state);
+                // Another thread has opened one meanwhile.
+                drop(made);
+                return Ok(channel);
+            }
+            let addresses = addresses(&state.instances, target, &self.scheme);
+            if addresses.is_empty() {
+                let wanted = target.to_string();
+                drop(state);
+                return Err(Error::NotFoundEndpoint { wanted });
+            }
+            if let Some(open) = made.take_if(|open| open.addresses == addresses) {
+                let channel = open.channel.clone();
+                let evicted = state.open.push(target.clone(), open);
+                drop(state);
+                drop(evicted);
+                return Ok(channel);
+            }
+            drop(state);
+            let channel = match made.take() {
+                Some(open) => open.channel,
+                None => self.transporter.channel()?,
+            };
+            channel.set_addresses(&addresses)?;
+            made = Some(Open { channel, addresses });
         }
-        let addresses = addresses(&state.instances, target, self.transporter.scheme());
-        if addresses.is_empty() {
-            let wanted = target.to_string();
-            return Err(Error::NotFoundEndpoint { wanted });
-        }
-        let channel = self.transporter.channel()?;
-        channel.set_addresses(&addresses)?;
-        let open = Open {
-            channel: channel.clone(),
-            addresses,
-        };
-        let evicted = state.open.push(target.clone(), open);
-        drop(state);
-        drop(evicted);
-        Ok(channel)
     }
 
     /// Takes another list of instances. Only one thread does so.
@@ -189,7 +205,7 @@ impl Known {
         let mut state = self.state.lock();
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         for (target, open) in &mut state.open {
-            let now = addresses(&instances, target, self.transporter.scheme());
+            let now = addresses(&instances, target, &self.scheme);
             if now.is_empty() {
                 gone.push(target.clone());
             } else if now != open.addresses {
@@ -267,6 +283,12 @@ impl MeshClientBuilder {
         self
     }
 
+    /// Sets the secret of the cluster. Meshes that do not prove that they have it are not called. Default: none.
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.rpc.secret = Some(secret);
+        self
+    }
+
     /// Sets the protocol of the calls, in place of rpc. The options of rpc do not apply then.
     pub fn transporter(mut self, transporter: impl Transporter) -> Self {
         self.other = Some(Arc::new(transporter));
@@ -281,6 +303,7 @@ impl MeshClientBuilder {
     pub fn start(mut self) -> Result<MeshClient, Error> {
         Error::if_zero("call_timeout", self.call_timeout)?;
         let transporter = match self.other {
+            Some(_) if self.rpc.secret.is_some() => return Err(foreign_secret()),
             Some(other) => other,
             None => {
                 self.rpc.start_client()?;
@@ -288,6 +311,7 @@ impl MeshClientBuilder {
             }
         };
         let known = Arc::new(Known {
+            scheme: transporter.scheme().to_owned(),
             transporter,
             state: Mutex::new(Targets {
                 instances: Vec::new(),

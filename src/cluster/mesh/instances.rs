@@ -9,12 +9,11 @@ use crate::cluster::registry::{Instance, ServiceEndpoint};
 pub(super) fn addresses(instances: &[Instance], target: &Target, scheme: &str) -> Vec<MeshAddress> {
     let mut chosen: Vec<&Instance> = match target {
         Target::Address(address) => {
-            return vec![MeshAddress {
-                address: address.clone(),
-                secure: false,
-                weight: 1,
-            }];
+            let mut endpoints = instances.iter().filter_map(endpoint);
+            let known = endpoints.find(|endpoint| endpoint.address() == address);
+            return single(address, known.is_some_and(|known| known.is_secure()));
         }
+        Target::SecureAddress(address) => return single(address, true),
         Target::Instance(id) => {
             let found = instances.iter().find(|instance| instance.id == *id);
             let found = found.filter(|instance| instance.state != State::Shut);
@@ -36,7 +35,7 @@ pub(super) fn addresses(instances: &[Instance], target: &Target, scheme: &str) -
     };
     chosen.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     let found = chosen.into_iter().filter_map(|instance| {
-        let endpoint: ServiceEndpoint = instance.endpoint.parse().ok()?;
+        let endpoint = endpoint(instance)?;
         (endpoint.scheme() == scheme).then(|| MeshAddress {
             address: endpoint.address().to_owned(),
             secure: endpoint.is_secure(),
@@ -44,4 +43,16 @@ pub(super) fn addresses(instances: &[Instance], target: &Target, scheme: &str) -
         })
     });
     found.collect()
+}
+
+fn endpoint(instance: &Instance) -> Option<ServiceEndpoint> {
+    instance.endpoint.parse().ok()
+}
+
+fn single(address: &str, secure: bool) -> Vec<MeshAddress> {
+    vec![MeshAddress {
+        address: address.to_owned(),
+        secure,
+        weight: 1,
+    }]
 }

@@ -28,13 +28,16 @@
 //! |---|---|
 //! | `discovery://math` | the instances with the service `math` that are in `work`; if there are none, those in `busy` |
 //! | `direct://mesh-1` | the instance of this id, in any state but `shut` |
-//! | `direct://10.0.0.7:9000` | this address, registered or not |
+//! | `direct://10.0.0.7:9000` | this address, registered or not; by TLS if the instance that is registered there wants it |
+//! | `direct://10.0.0.7:9000?is_secure=true` | this address, by TLS |
 
 mod builder;
 mod call;
 mod client;
+mod configured;
 mod instances;
 mod rpc;
+mod secret;
 mod target;
 mod transporter;
 
@@ -51,6 +54,7 @@ use super::{Error, Kind, State};
 use crate::metrics::Exposition;
 
 pub use self::builder::MeshBuilder;
+pub(super) use self::builder::STATE;
 pub use self::call::MeshCall;
 pub use self::client::{MeshClient, MeshClientBuilder, MeshService};
 pub use self::target::Target;
@@ -61,13 +65,15 @@ pub use self::transporter::{Channel, Done, MeshAddress, MeshRequest, MeshServer,
 pub struct Mesh {
     shared: Arc<Shared>,
     addr: SocketAddr,
+    /// That of the transporter.
+    scheme: String,
     drain: Duration,
 }
 
 /// The part of a mesh that an observer sees.
 struct Shared {
     id: String,
-    registered: Registered,
+    registered: Arc<Registered>,
     /// Taken at the end.
     server: Mutex<Option<Box<dyn MeshServer>>>,
 }
@@ -81,6 +87,15 @@ impl Mesh {
     /// Returns the address that it listens on, with the port that the kernel chose.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Returns what the banner of a process shows of the mesh.
+    pub(super) fn describe(&self) -> Vec<(&'static str, String)> {
+        let mut rows = vec![("ID", self.id().to_owned())];
+        rows.extend(self.shared.registered.describe());
+        rows.push(("Server", format!("[{}] {}", self.scheme, self.addr)));
+        rows.push(("Transporter", self.scheme.clone()));
+        rows
     }
 
     /// Registers another state. It blocks as the registry does.

@@ -1,15 +1,18 @@
 //! The calls of meshes over this crate's rpc.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::secret::Proves;
 use super::transporter::{Channel, Done, MeshAddress, MeshRequest, MeshServer, Transporter};
 use crate::addr::Addr;
 use crate::cluster::Error;
 use crate::cluster::codec::{self, Codec};
+use crate::cluster::drpc::{Role, Secret};
 use crate::engine::connect::Connect;
 use crate::engine::listen::Listen;
 use crate::metrics::{Expose, Exposition};
@@ -26,6 +29,7 @@ pub(super) struct RpcTransporter {
     pub(super) routes: Router,
     pub(super) changes: Vec<ChangePeer>,
     pub(super) spread: Option<Box<Spread>>,
+    pub(super) secret: Option<Secret>,
     #[cfg(feature = "tls")]
     pub(super) tls_server: Option<TlsServer>,
     #[cfg(feature = "tls")]
@@ -42,9 +46,17 @@ pub(super) type Spread = dyn Fn(MultiClientBuilder) -> MultiClientBuilder + Send
 impl RpcTransporter {
     /// Starts the peer that makes calls.
     pub(super) fn start_client(&mut self) -> Result<(), Error> {
-        let peer = self.change(Peer::builder().reactors(1)).start()?;
-        self.peer = Some(peer);
+        let builder = self.change(Peer::builder().reactors(1));
+        self.peer = Some(self.proving(builder, Role::Dialler).start()?);
         Ok(())
+    }
+
+    /// Makes a peer prove the secret, before anything else is done with a connection.
+    fn proving(&self, builder: PeerBuilder, role: Role) -> PeerBuilder {
+        match &self.secret {
+            Some(secret) => builder.plugin(Proves::new(secret.clone(), role)),
+            None => builder,
+        }
     }
 
     fn change(&mut self, builder: PeerBuilder) -> PeerBuilder {
@@ -74,8 +86,8 @@ impl Transporter for RpcTransporter {
         };
         let routes = std::mem::take(&mut self.routes);
         let builder = Peer::builder().codecs(codec::of_rpc()).listen(listen);
-        let builder = builder.routes(routes).count_time();
-        let peer = self.change(builder).start()?;
+        let builder = self.change(builder.routes(routes).count_time());
+        let peer = self.proving(builder, Role::Listener).start()?;
         let addr = peer.local_addrs().first().and_then(Addr::as_socket_addr);
         let Some(addr) = addr else {
             let problem = "services are for tcp:// addresses";
@@ -99,6 +111,7 @@ impl Transporter for RpcTransporter {
         }
         Ok(Arc::new(RpcChannel {
             client: Mutex::new(Err(Some(options))),
+            secure: Mutex::default(),
             #[cfg(feature = "tls")]
             tls: self.tls_client.clone(),
         }))
@@ -132,6 +145,8 @@ impl MeshServer for RpcServer {
 struct RpcChannel {
     /// The options until there are addresses.
     client: Mutex<Result<MultiClient, Option<MultiClientBuilder>>>,
+    /// The addresses, with whether they want TLS.
+    secure: Mutex<HashMap<String, bool>>,
     #[cfg(feature = "tls")]
     tls: Option<TlsClient>,
 }
@@ -157,11 +172,25 @@ impl RpcChannel {
 
 impl Channel for RpcChannel {
     fn set_addresses(&self, addresses: &[MeshAddress]) -> Result<(), Error> {
-        let connects = addresses.iter().filter_map(|address| {
-            let connect = self.connect(address)?;
-            Some((connect, address.weight))
-        });
-        let connects: Vec<_> = connects.collect();
+        let connects = |all: &[MeshAddress]| -> Vec<(Connect, u32)> {
+            let connects = all.iter().filter_map(|address| {
+                let connect = self.connect(address)?;
+                Some((connect, address.weight))
+            });
+            connects.collect()
+        };
+        let secure = addresses.iter();
+        let secure = secure.map(|address| (address.address.clone(), address.secure));
+        let before = std::mem::replace(&mut *self.secure.lock(), secure.collect());
+        let stays = |address: &&MeshAddress| {
+            before
+                .get(&address.address)
+                .is_none_or(|secure| *secure == address.secure)
+        };
+        let staying: Vec<_> = addresses.iter().filter(stays).cloned().collect();
+        let has_changed = staying.len() < addresses.len();
+        let staying = has_changed.then(|| connects(&staying));
+        let connects = connects(addresses);
         if connects.is_empty() {
             let problem = "all instances want TLS; set `MeshClientBuilder::tls`";
             return Err(Error::argument("tls", problem));
@@ -172,6 +201,10 @@ impl Channel for RpcChannel {
                 let running = running.clone();
                 // Calls that fail by it have callbacks, which may make others.
                 drop(client);
+                // Connections that were made without TLS, or with it, are not kept for an address that has changed that.
+                if let Some(staying) = staying {
+                    running.set_addresses(staying)?;
+                }
                 running.set_addresses(connects)?;
             }
             Err(options) => {
@@ -208,6 +241,12 @@ impl Channel for RpcChannel {
             done(result.map_err(|status| error_of(status, path, timeout)));
         });
     }
+}
+
+/// Returns the error of options for another transporter, which has to prove the secret by itself.
+pub(super) fn foreign_secret() -> Error {
+    let problem = "it is proved over rpc only; the transporter has to do that itself";
+    Error::argument("secret", problem)
 }
 
 /// Returns the id of a codec in messages of rpc.

@@ -24,8 +24,10 @@ pub enum Target {
     Service(String),
     /// `direct://ID`: the instance of this id.
     Instance(String),
-    /// `direct://HOST:PORT`: this address.
+    /// `direct://HOST:PORT`: this address. By TLS if it is that of a registered instance that wants it.
     Address(String),
+    /// `direct://HOST:PORT?is_secure=true`: this address, by TLS.
+    SecureAddress(String),
 }
 
 impl FromStr for Target {
@@ -41,13 +43,18 @@ impl FromStr for Target {
         let target = if let Some(name) = text.strip_prefix("discovery://") {
             named(name).map(Target::Service)
         } else if let Some(direct) = text.strip_prefix("direct://") {
-            let authority = Authority::parse_socket(direct.as_bytes());
+            let (address, is_secure) = match direct.strip_suffix("?is_secure=true") {
+                Some(address) => (address, true),
+                None => (direct, false),
+            };
+            let authority = Authority::parse_socket(address.as_bytes());
             let is_address = authority.is_ok_and(|authority| {
                 !authority.host.is_empty() && authority.port.is_some_and(|port| port != 0)
             });
-            match is_address {
-                true => Some(Target::Address(direct.to_owned())),
-                false => named(direct).map(Target::Instance),
+            match (is_address, is_secure) {
+                (true, true) => Some(Target::SecureAddress(address.to_owned())),
+                (true, false) => Some(Target::Address(address.to_owned())),
+                (false, _) => named(direct).map(Target::Instance),
             }
         } else {
             None
@@ -65,6 +72,7 @@ impl fmt::Display for Target {
             Target::Service(name) => write!(f, "discovery://{name}"),
             Target::Instance(id) => write!(f, "direct://{id}"),
             Target::Address(address) => write!(f, "direct://{address}"),
+            Target::SecureAddress(address) => write!(f, "direct://{address}?is_secure=true"),
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::cluster::registry::{
 use crate::cluster::{Error, Event, Kind, Monitor, new_uuid};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::listen::Listen;
+use crate::engine::listen::admission::{Admission, Entrance, Prefix};
 use crate::engine::server::Server;
 use crate::workers::WorkerPool;
 
@@ -383,6 +384,7 @@ impl<T: 'static> NodeBuilder<T> {
             directory,
             LocationCache::DEFAULT_CAPACITY,
         )?;
+        let links = Admission::new(self.options.max_links, usize::MAX, Prefix::HOST);
         let shared = Arc::new(Shared {
             ours: Identity::new(Kind::Node, id),
             alias: self.name.as_str().into(),
@@ -398,6 +400,7 @@ impl<T: 'static> NodeBuilder<T> {
                 .collect(),
             queued: QueuedBytes::new(self.reactors),
             links: Mutex::default(),
+            entrance: Arc::new(Entrance::new(Arc::new(links), false)),
             jobs: AtomicUsize::new(0),
             is_leaving: AtomicBool::new(false),
             hands_over: router.hand_over().is_some(),
@@ -417,7 +420,9 @@ impl<T: 'static> NodeBuilder<T> {
                 NodeReactor::new(core, state(id), router.clone())
             }
         };
-        let link = Listen::on(self.link).limits(limits);
+        let link = Listen::on(self.link)
+            .limits(limits)
+            .entrance(&shared.entrance);
         #[cfg(feature = "tls")]
         let link = match &shared.options.tls {
             Some(tls) => link.tls(&tls.server),

@@ -7,6 +7,7 @@ impl Node {
         rows.extend(self.shared.registered.describe());
         rows.push(("Link", self.link_addr().to_string()));
         rows.push(("Codec", self.shared.options.codec.name().to_owned()));
+        rows.push(("Transporter", "drpc".to_owned()));
         rows
     }
 }

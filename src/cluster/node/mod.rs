@@ -139,11 +139,7 @@ impl Node {
 
     /// Returns the metrics.
     pub fn stats(&self) -> NodeStats {
-        let mut stats = NodeStats::default();
-        for counters in &self.shared.counters {
-            stats += counters.read();
-        }
-        stats
+        self.shared.stats()
     }
 
     fn home(&self) -> Home {

@@ -19,6 +19,7 @@ use crate::cluster::packet::PacketOptions;
 use crate::cluster::reactors::QueuedBytes;
 use crate::cluster::registry::Registered;
 use crate::cluster::{Error, Kind, Monitor, State};
+use crate::engine::listen::admission::Entrance;
 use crate::metrics::{Expose, Exposition};
 use crate::workers::{SubmitError, WorkerPool};
 
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) queued: QueuedBytes,
     /// The number of links that each server has dialled.
     pub(super) links: Mutex<HashMap<Arc<str>, usize>>,
+    /// Counts the links that other servers have dialled, those amid a handshake included.
+    pub(super) entrance: Arc<Entrance>,
     pub(super) last_fence: AtomicU64,
     /// Jobs of handlers, until their results have been told.
     pub(super) jobs: AtomicUsize,
@@ -69,6 +72,16 @@ pub(super) struct Options {
 const MAX_USERS: usize = 1_000_000;
 
 impl Shared {
+    /// Returns the metrics.
+    pub(super) fn stats(&self) -> NodeStats {
+        let mut stats = NodeStats::default();
+        for counters in &self.counters {
+            stats += counters.read();
+        }
+        stats.links_refused += self.entrance.refused();
+        stats
+    }
+
     /// Queues a job of a handler, behind those of the same key. It is counted until its guard is dropped.
     pub(super) fn submit_job(
         self: &Arc<Self>,
@@ -150,11 +163,7 @@ impl Observed for Shared {
     }
 
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
-        let mut stats = NodeStats::default();
-        for counters in &self.counters {
-            stats += counters.read();
-        }
-        stats.expose(labels, to);
+        self.stats().expose(labels, to);
         let help = "Users that are bound to the node now.";
         to.gauge(
             "epicycle_node_users",

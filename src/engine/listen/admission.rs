@@ -94,6 +94,11 @@ impl Entrance {
         Some(Entering { entrance, peer })
     }
 
+    /// Returns the limits.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
     /// Returns the number of connections that were refused.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)

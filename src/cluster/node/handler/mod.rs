@@ -270,6 +270,7 @@ impl<T: 'static> EventHandler for NodeReactor<T> {
                 let refused = stats.malformed + stats.refused;
                 counters.requests_refused.add(refused);
                 counters.links.subtract(1);
+                self.core.shared.entrance.admission().release(None);
                 log::debug!(target: "epicycle::cluster", "the link of {} has ended: {reason}", link.inbound.name());
                 if leave(&mut self.core.shared.links.lock(), &link.sender.id) {
                     for reactor in 0..self.outgoing.len() {

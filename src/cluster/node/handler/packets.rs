@@ -10,6 +10,7 @@ use crate::cluster::drpc::{Op, RejectReason};
 use crate::cluster::locator::Located;
 use crate::cluster::node::context::{HandlerError, OwnPacket, Request, Subject};
 use crate::cluster::node::hand_over::{Back, Item, Note, Sender, What};
+use crate::cluster::node::shared::Shared;
 use crate::cluster::packet::{Packet, PacketFrame};
 use crate::engine::slots::ConnId;
 
@@ -52,7 +53,11 @@ impl<T: 'static> NodeReactor<T> {
                     self.refuse(client, whole, back, Some(RejectReason::Overload));
                     return true;
                 }
-                None => shared.locations.cached_node(uid, &shared.alias),
+                None => match shared.locations.cached_node(uid, &shared.alias) {
+                    Located::At(nid) if *nid != *shared.ours.id => older(&shared, uid),
+                    Located::Nowhere => older(&shared, uid),
+                    located => located,
+                },
             };
             match located {
                 Located::At(nid) if *nid == shared.ours.id => {}
@@ -224,4 +229,10 @@ impl<T: 'static> NodeReactor<T> {
         };
         self.assign(owner, item);
     }
+}
+
+/// Forgets where a user is, since a gate has sent its packet here: it may know of a change that has not been told here yet.
+fn older(shared: &Shared, uid: i64) -> Located {
+    shared.locations.forget(uid);
+    Located::Unknown
 }

@@ -18,11 +18,10 @@ impl<T: 'static> NodeReactor<T> {
     pub(super) fn open_link(&self, conn: &mut Conn<'_, Self>) -> Option<Session> {
         let shared = &self.core.shared;
         let (options, counters) = (&shared.options, self.core.counters());
-        let links: u64 = shared.counters.iter().map(|all| all.links.get()).sum();
-        if links >= options.max_links as u64 {
+        if !shared.entrance.admission().admit(None) {
             log::warn!(
                 target: "epicycle::cluster",
-                "no link for {}: there are {links} already; raise max_links", conn.peer_addr()
+                "no link for {}: there are {} already; raise max_links", conn.peer_addr(), options.max_links
             );
             counters.links_refused.add(1);
             return None;
