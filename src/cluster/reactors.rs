@@ -2,10 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use crate::engine::handler::{Engine, EventHandler, Reactor};
 
-/// Calls on each reactor what `call` returns for its number, and waits for the results.
+/// The time within which all reactors have answered. One that takes longer is stuck in a handler.
+const ANSWERING: Duration = Duration::from_secs(30);
+
+/// Calls on each reactor what `call` returns for its number, and waits for the results: for 30 s at the longest.
 pub(super) fn on_all<H: EventHandler, R: Send + 'static, F>(
     engine: &Engine<H>,
     call: impl Fn(usize) -> F,
@@ -21,7 +25,12 @@ where
         });
     }
     drop(sender);
-    results.iter().collect()
+    let ends = Instant::now() + ANSWERING;
+    let next = || {
+        let left = ends.saturating_duration_since(Instant::now());
+        results.recv_timeout(left).ok()
+    };
+    std::iter::from_fn(next).collect()
 }
 
 /// The bytes that wait for each reactor.

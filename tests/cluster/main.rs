@@ -29,6 +29,8 @@ mod locator;
 mod mesh;
 mod node;
 mod node_drain;
+mod node_faults;
+mod node_locating;
 mod node_reactors;
 mod node_replay;
 mod node_verbs;

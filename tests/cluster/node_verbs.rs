@@ -10,7 +10,7 @@ use epicycle::cluster::drpc::{Scope, Target};
 use epicycle::cluster::gate::Gate;
 use epicycle::cluster::locator::{LocationEvent, Locator, MemoryLocator};
 use epicycle::cluster::node::{HandlerError, NodeBuilder, Request, RouteFlag};
-use epicycle::cluster::{Error, Event, Watch, WatchSender, watch};
+use epicycle::cluster::{Error, Event, Kind, Watch, WatchSender, watch};
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
@@ -18,7 +18,7 @@ use crate::node::{Embedded, ask};
 use crate::util::{LONG, eventually};
 
 /// The route of what is pushed in these tests.
-const PUSHED: i32 = 50;
+pub(crate) const PUSHED: i32 = 50;
 
 /// A client, and where its pushes come.
 pub(crate) fn listener(gate: &Gate) -> (Client, Receiver<Json>) {
@@ -32,7 +32,7 @@ pub(crate) fn listener(gate: &Gate) -> (Client, Receiver<Json>) {
     (client, pushes)
 }
 
-fn next(pushes: &Receiver<Json>) -> Json {
+pub(crate) fn next(pushes: &Receiver<Json>) -> Json {
     pushes.recv_timeout(LONG).expect("comes")
 }
 
@@ -93,19 +93,39 @@ fn a_user_is_bound_when_the_bind_is_answered_and_pushes_reach_it_from_then_on() 
     );
 }
 
-/// A locator that never tells changes, and takes a time to find a node.
+/// A locator that never tells changes, and takes a time to tell what it has found.
+#[derive(Clone)]
 pub(crate) struct Silent {
     inner: MemoryLocator,
-    watches: Mutex<Vec<WatchSender<LocationEvent>>>,
-    takes: Duration,
+    watches: Arc<Mutex<Vec<WatchSender<LocationEvent>>>>,
+    before_it_tells: Arc<dyn Fn(Kind) + Send + Sync>,
 }
 
 impl Silent {
     pub(crate) fn new(inner: &MemoryLocator, takes: Duration) -> Self {
+        Self::hooked(inner, move |kind| {
+            if kind == Kind::Node {
+                thread::sleep(takes);
+            }
+        })
+    }
+
+    /// Calls `before_it_tells` with what was found: a gate or a node.
+    pub(crate) fn hooked(
+        inner: &MemoryLocator,
+        before_it_tells: impl Fn(Kind) + Send + Sync + 'static,
+    ) -> Self {
         Self {
             inner: inner.clone(),
-            watches: Mutex::default(),
-            takes,
+            watches: Arc::default(),
+            before_it_tells: Arc::new(before_it_tells),
+        }
+    }
+
+    /// Tells all watches that changes were missed.
+    pub(crate) fn interrupt(&self) {
+        for watch in &*self.watches.lock() {
+            watch.push(LocationEvent::Interrupted, usize::MAX);
         }
     }
 }
@@ -128,12 +148,15 @@ impl Locator for Silent {
     }
 
     fn locate_gate(&self, uid: i64) -> Result<Option<String>, Error> {
-        self.inner.locate_gate(uid)
+        let found = self.inner.locate_gate(uid);
+        (self.before_it_tells)(Kind::Gate);
+        found
     }
 
     fn locate_node(&self, uid: i64, alias: &str) -> Result<Option<String>, Error> {
-        thread::sleep(self.takes);
-        self.inner.locate_node(uid, alias)
+        let found = self.inner.locate_node(uid, alias);
+        (self.before_it_tells)(Kind::Node);
+        found
     }
 
     fn locate_nodes(&self, uid: i64) -> Result<Vec<(String, String)>, Error> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use epicycle::cluster::client::Client;
 use epicycle::cluster::node::{
-    HandlerError, NodeBuilder, Room, RoomContext, RoomOptions, RoomRoutes, Tick,
+    ActorRef, HandlerError, NodeBuilder, Room, RoomContext, RoomOptions, RoomRoutes, Tick,
 };
 use epicycle::cluster::{Error, Event};
 use serde_json::json;
@@ -224,4 +224,99 @@ fn a_clock_ticks_with_a_fixed_step_until_the_room_ends() {
         hall.world.node.stats().handler_errors == 1
     });
     assert!(hall.world.node.actor("hall", "2").is_none());
+}
+
+#[test]
+fn a_user_that_joins_after_its_end_was_told_has_lost_its_connection() {
+    let hall = Opened::new(RoomOptions::default());
+    let (seven, eight) = (hall.world.client(), hall.world.client());
+    assert_eq!(ask(&seven, 2, &json!(7)), "ok");
+    drop(seven);
+    eventually("it is gone", || hall.world.gate.stats().connections == 1);
+    let room = hall.world.node.actor("hall", "1").expect("is there");
+    room.join::<Hall>(7).expect("has room");
+    hall.expect("7 joins");
+    hall.expect("7 is lost");
+    hall.expect("7 leaves");
+    // One that is connected stays, whoever has it join.
+    assert_eq!(ask(&eight, 2, &json!(8)), "ok");
+    room.join::<Hall>(8).expect("has room");
+    hall.expect("8 joins");
+    assert_eq!(ask(&eight, 20, &json!("there?")), json!([8]));
+}
+
+#[test]
+fn a_room_is_told_when_its_member_joins_another_one() {
+    let hall = Opened::new(RoomOptions::default());
+    let seven = hall.world.client();
+    hall.join(&seven, 7);
+    let (told, of_other) = channel();
+    let other = Hall {
+        told,
+        ticks: channel().0,
+    };
+    let later = hall.world.node.later();
+    let spawned = later.run(move |cx| {
+        let other = cx.spawn_room(RoomOptions::default(), "hall", "2", other)?;
+        other.join::<Hall>(7)
+    });
+    spawned.expect("has room");
+    assert_eq!(of_other.recv_timeout(LONG).as_deref(), Ok("7 joins"));
+    hall.expect("7 leaves");
+    // Its packets go to the new one.
+    assert_eq!(ask(&seven, 20, &json!("here")), json!([7]));
+    drop(seven);
+    assert_eq!(of_other.recv_timeout(LONG).as_deref(), Ok("7 is lost"));
+}
+
+/// A room that starts another one, and tells its end and what comes to it.
+struct Lobby(Sender<String>);
+
+impl Room for Lobby {
+    fn routes(routes: &mut RoomRoutes<'_, Self>) {
+        routes
+            .event(Event::Disconnect, |lobby, cx| {
+                let is_member = cx.is_member(cx.uid());
+                let _ = lobby.0.send(format!("{} ends, {is_member}", cx.uid()));
+                Ok::<(), Error>(())
+            })
+            .default_route(|lobby, cx| {
+                let _ = lobby.0.send(format!("route {}", cx.route()));
+                Ok::<(), Error>(())
+            });
+    }
+
+    fn on_start(&mut self, cx: &mut RoomContext<'_, Self>) -> Result<(), HandlerError> {
+        let child = Hall {
+            told: channel().0,
+            ticks: channel().0,
+        };
+        cx.spawn_room(RoomOptions::default(), "hall", "child", child)?;
+        Ok(())
+    }
+
+    fn on_child_end(&mut self, _: &mut RoomContext<'_, Self>, child: &ActorRef, panicked: bool) {
+        let _ = self.0.send(format!("{} ended, {panicked}", child.id()));
+    }
+}
+
+#[test]
+fn a_room_has_events_and_a_default_route_and_knows_the_end_of_what_it_has_started() {
+    let world = Embedded::new(rooms);
+    let (told, of_lobby) = channel();
+    let expect = |what: &str| assert_eq!(of_lobby.recv_timeout(LONG).as_deref(), Ok(what));
+    let seven = world.client();
+    assert_eq!(ask(&seven, 2, &json!(7)), "ok");
+    let options = RoomOptions::default().reconnect_window(LONG);
+    let spawned = world.node.later().run(move |cx| {
+        let lobby = cx.spawn_room(options, "lobby", "1", Lobby(told))?;
+        lobby.deliver(77, 0, &"x")?;
+        lobby.join::<Lobby>(7)
+    });
+    spawned.expect("has room");
+    expect("route 77");
+    world.node.actor("hall", "child").expect("is there").kill();
+    expect("child ended, false");
+    drop(seven);
+    expect("7 ends, true");
 }

@@ -218,6 +218,11 @@ impl LocationCache {
         self.known.forget(uid);
     }
 
+    /// Returns the number of changes so far that may concern a user. An answer has all changes from before it was asked for.
+    pub(in crate::cluster) fn changes(&self, uid: i64) -> u64 {
+        self.known.changes(uid)
+    }
+
     /// Returns the counters.
     pub fn stats(&self) -> LocationStats {
         let known = &self.known;

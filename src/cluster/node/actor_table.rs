@@ -39,6 +39,8 @@ struct Maps {
 pub(super) struct Entry {
     /// `kind/id`.
     pub(super) name: Arc<str>,
+    /// The beginning of a log line about it.
+    pub(super) who: String,
     pub(super) kind_len: usize,
     /// The reactor that it lives on.
     pub(super) reactor: usize,
@@ -86,6 +88,8 @@ pub(super) enum Content {
         child: Arc<Entry>,
         has_panicked: bool,
     },
+    /// A user is no longer bound to it, since it was bound to another one or unbound.
+    Unbound(i64),
     Stop,
 }
 
@@ -142,8 +146,8 @@ impl ActorTable {
         self.maps.read().actors.get(&*name).cloned()
     }
 
-    /// Binds a user to an actor, in place of the one of the same kind.
-    pub(super) fn bind(&self, uid: i64, entry: &Arc<Entry>) -> Result<(), Error> {
+    /// Binds a user to an actor, in place of the one of the same kind, which is returned if it is another one.
+    pub(super) fn bind(&self, uid: i64, entry: &Arc<Entry>) -> Result<Option<Arc<Entry>>, Error> {
         let mut maps = self.maps.write();
         if !maps
             .actors
@@ -157,16 +161,17 @@ impl ActorTable {
                 what: "table of users that are bound to actors",
             });
         }
-        unbind(&mut maps.users, uid, |bound| bound.kind() == entry.kind());
+        let before = unbind(&mut maps.users, uid, |bound| bound.kind() == entry.kind());
         maps.users.entry(uid).or_default().push(entry.clone());
         entry.users.lock().insert(uid);
-        Ok(())
+        Ok(before.filter(|before| !Arc::ptr_eq(before, entry)))
     }
 
-    pub(super) fn unbind(&self, uid: i64, kind: &str) {
+    /// Unbinds a user from its actor of a kind, which is returned.
+    pub(super) fn unbind(&self, uid: i64, kind: &str) -> Option<Arc<Entry>> {
         unbind(&mut self.maps.write().users, uid, |bound| {
             bound.kind() == kind
-        });
+        })
     }
 
     /// Unbinds a user from this actor, if it is still bound to it.
@@ -223,20 +228,16 @@ fn unbind(
     users: &mut HashMap<i64, Vec<Arc<Entry>>>,
     uid: i64,
     is_it: impl Fn(&Arc<Entry>) -> bool,
-) {
-    let Some(bound) = users.get_mut(&uid) else {
-        return;
-    };
-    bound.retain(|entry| {
-        let goes = is_it(entry);
-        if goes {
-            entry.users.lock().remove(&uid);
-        }
-        !goes
-    });
+) -> Option<Arc<Entry>> {
+    let bound = users.get_mut(&uid)?;
+    // There is one of each kind.
+    let at = bound.iter().position(is_it)?;
+    let entry = bound.swap_remove(at);
+    entry.users.lock().remove(&uid);
     if bound.is_empty() {
         users.remove(&uid);
     }
+    Some(entry)
 }
 
 /// The parts of an actor that is about to be made.
@@ -255,6 +256,7 @@ pub(super) struct Plan {
 impl Entry {
     pub(super) fn new(plan: Plan, body: Box<dyn Any + Send>) -> Self {
         Self {
+            who: format!("the actor {}: ", plan.name),
             name: plan.name,
             kind_len: plan.kind_len,
             reactor: plan.reactor,
@@ -338,6 +340,10 @@ impl Entry {
         let mut mailbox = self.mailbox.lock();
         mailbox.is_closed = true;
         std::mem::take(&mut mailbox.letters)
+    }
+
+    pub(super) fn has_user(&self, uid: i64) -> bool {
+        self.users.lock().contains(&uid)
     }
 
     pub(super) fn waiting(&self) -> usize {

@@ -52,7 +52,7 @@ pub(super) struct Core {
     /// Packets from this node to itself.
     pub(super) own_packets: VecDeque<OwnPacket>,
     /// The packets that wait for the locator, in order for each place.
-    pub(super) locating: HashMap<Place, Vec<Found>>,
+    pub(super) locating: HashMap<Place, VecDeque<Locating>>,
     /// The number of those that wait.
     pub(super) locating_len: usize,
     /// Questions to several gates, by their numbers.
@@ -117,6 +117,13 @@ pub(super) type Place = (i64, Option<Arc<str>>);
 /// A call that runs when a user has been located.
 pub(super) type Found = Box<dyn FnOnce(&mut Core, Result<Option<Arc<str>>, Error>)>;
 
+/// A call that waits for the locator.
+pub(super) struct Locating {
+    /// The changes of the locations that were known when it began to wait. An answer from before them is out of date.
+    pub(super) changes: u64,
+    pub(super) found: Found,
+}
+
 pub(super) struct OwnPacket {
     pub(super) uid: i64,
     pub(super) packet: Vec<u8>,
@@ -130,7 +137,7 @@ pub(super) struct Gather {
 }
 
 /// A handler that takes longer delays all that waits for its reactor.
-pub(super) const SLOW: Duration = Duration::from_millis(50);
+const SLOW: Duration = Duration::from_millis(50);
 
 impl Core {
     pub(super) fn new(id: usize, shared: Arc<Shared>, posting: Posting) -> Self {
@@ -185,6 +192,7 @@ impl Core {
         with(lanes, &mut |_, event| match event {
             LaneEvent::GaveUp { frames, .. } => counters.given_up.add(frames),
             LaneEvent::Answered { token, result } => ended.push((token, reply_of(result))),
+            LaneEvent::Rejected { .. } => counters.packets_rejected.add(1),
             _ => {}
         })
     }
@@ -303,6 +311,11 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Returns the time at which the turn began.
+    pub(super) fn now(&self) -> Instant {
+        self.core.now
+    }
+
     /// Decodes the data with the node's codec.
     ///
     /// # Errors
@@ -331,32 +344,12 @@ impl<'a> Request<'a> {
         state: &mut S,
         handler: impl FnOnce(&mut S, &mut Request<'_>) -> Result<(), HandlerError>,
     ) {
-        let began = Instant::now();
-        let ended = catch_unwind(AssertUnwindSafe(|| handler(state, self)));
-        let took = began.elapsed();
-        let counters = self.core.counters();
-        if took > SLOW {
-            counters.slow_handlers.add(1);
-            log::warn!(
-                target: "epicycle::cluster",
-                "the handler of {self} took {took:?}; all others of its reactor wait meanwhile"
-            );
-        }
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                counters.handler_errors.add(1);
-                log::warn!(target: "epicycle::cluster", "the handler of {self}: {error}");
-            }
-            Err(panic) => {
-                counters.handler_panics.add(1);
-                crate::panic::report(
-                    "epicycle::cluster",
-                    &format!("the handler of {self}"),
-                    panic,
-                );
-            }
-        }
+        attend(
+            self,
+            "",
+            |request| request,
+            |request| handler(state, request),
+        );
     }
 
     pub(super) fn origin(&self) -> Origin {
@@ -387,6 +380,49 @@ impl<'a> Request<'a> {
         then: impl FnOnce(&mut S, &mut Request<'_>, R) -> Result<(), E> + Send + 'static,
     ) -> Result<impl FnOnce(&mut dyn Any, &mut Core, R) + Send + 'static, Error> {
         self.origin().call(then)
+    }
+}
+
+/// Runs a handler, whose context `cx` has the request. Returns true if it panicked.
+///
+/// The text of an error, and the drops of the error and of the values of middleware, are the application's code, too.
+pub(super) fn attend<'r, C>(
+    cx: &mut C,
+    who: &str,
+    request: impl for<'c> Fn(&'c mut C) -> &'c mut Request<'r>,
+    handler: impl FnOnce(&mut C) -> Result<(), HandlerError>,
+) -> bool {
+    let began = Instant::now();
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        let result = handler(cx).map_err(|error| error.to_string());
+        request(cx).values.clear();
+        result
+    }));
+    let took = began.elapsed();
+    let request = request(cx);
+    let counters = request.core.counters();
+    if took > SLOW {
+        counters.slow_handlers.add(1);
+        log::warn!(
+            target: "epicycle::cluster",
+            "{who}the handler of {request} took {took:?}; all others of its reactor wait meanwhile"
+        );
+    }
+    match ended {
+        Ok(Ok(())) => false,
+        Ok(Err(error)) => {
+            counters.handler_errors.add(1);
+            log::warn!(target: "epicycle::cluster", "{who}the handler of {request}: {error}");
+            false
+        }
+        Err(panic) => {
+            counters.handler_panics.add(1);
+            let what = format!("{who}the handler of {request}");
+            crate::panic::report("epicycle::cluster", &what, panic);
+            let values = std::mem::take(&mut request.values);
+            crate::panic::catch("epicycle::cluster", "the drop of a value", || drop(values));
+            true
+        }
     }
 }
 

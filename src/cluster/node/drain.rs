@@ -1,10 +1,13 @@
 //! The end of a node, in stages.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::hooks::Stage;
+use super::shared::{Shared, guarded};
 use super::{Node, NodeStats};
 
 /// The time that gates of due have for what they are about to send. They do not know Bye.
@@ -18,6 +21,10 @@ const SETTLING: Duration = Duration::from_millis(500);
 
 /// When nothing has come for this time after Bye, nothing is under way.
 const QUIET: Duration = Duration::from_millis(250);
+
+/// The least time for asking the locator about all users, and the threads that do.
+const ASKING: Duration = Duration::from_secs(10);
+const ASKERS: usize = 4;
 
 /// The time between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(5);
@@ -34,8 +41,8 @@ impl Node {
     ///    [asks for it](super::ActorOptions::wait) is left, until the deadline at the longest;
     /// 3. calls [`on_handover`](super::NodeBuilder::on_handover) for each user that is bound to it, waits until others have bound
     ///    them, for 2 s at the longest, and unbinds those that nobody has;
-    /// 4. tells gates and nodes to send no more, and takes what was under way. Those of due do not know that, and are served for 2 s
-    ///    more;
+    /// 4. tells gates and nodes to send no more, takes what was under way, and waits for the jobs and timers of that. Those of due do
+    ///    not know that, and are served for 2 s more;
     /// 5. ends, as [`shutdown`](Self::shutdown) does.
     ///
     /// A packet that comes too late is rejected, and a gate delivers it to the user's new node.
@@ -47,7 +54,7 @@ impl Node {
         }
         let settled = Instant::now() + SETTLING;
         self.wait(ends, |node| Instant::now() >= settled && node.is_idle());
-        self.hand_over();
+        self.hand_over(ends);
         let Some(reactors) = self.posting.reactors() else {
             return;
         };
@@ -55,7 +62,7 @@ impl Node {
             let ends = Instant::now().checked_add(GRACE);
             self.wait(ends, |node| node.stats().links == 0);
         } else {
-            self.await_quiet();
+            self.await_quiet(ends);
         }
     }
 
@@ -72,9 +79,18 @@ impl Node {
     }
 
     /// Gives up the users that are bound here.
-    fn hand_over(&self) {
+    fn hand_over(&self, ends: Option<Instant>) {
         let shared = &self.shared;
         shared.is_leaving.store(true, Ordering::Release);
+        if shared.is_unsure.load(Ordering::Acquire) {
+            self.for_users(ends, |shared, uid| {
+                let is_here =
+                    |nid: Option<Arc<str>>| nid.is_some_and(|nid| *nid == *shared.ours.id);
+                if !guarded(|| shared.locations.node(uid, &shared.alias)).is_ok_and(is_here) {
+                    shared.users.lock().remove(&uid);
+                }
+            });
+        }
         let users: Vec<i64> = shared.users.lock().iter().copied().collect();
         if let Some(reactors) = self.posting.reactors() {
             reactors.hand_over(&users);
@@ -85,20 +101,61 @@ impl Node {
                 node.shared.users.lock().is_empty() && node.is_idle()
             });
         }
-        let left: Vec<i64> = shared.users.lock().iter().copied().collect();
-        for uid in left {
-            if let Err(error) = shared.unbind_node(uid) {
-                log::warn!(target: "epicycle::cluster", "the user {uid} stays bound to {}: {error}", self.id());
+        self.for_users(ends, |shared, uid| {
+            if let Err(error) = guarded(|| shared.unbind_node(uid)) {
+                log::warn!(target: "epicycle::cluster", "the user {uid} stays bound to {}: {error}", shared.ours.id);
             }
+        });
+    }
+
+    /// Calls `ask` for each user that is bound here, on worker threads, and waits for that: until `ends`, but for ten seconds at
+    /// least.
+    fn for_users(&self, ends: Option<Instant>, ask: fn(&Shared, i64)) {
+        let users: Vec<i64> = self.shared.users.lock().iter().copied().collect();
+        let least = Instant::now() + ASKING;
+        let ends = ends.map(|ends| ends.max(least));
+        let is_late = move || ends.is_some_and(|ends| Instant::now() >= ends);
+        let (done, all_done) = mpsc::channel::<()>();
+        for users in users.chunks(users.len().div_ceil(ASKERS).max(1)) {
+            let (shared, users, done) = (self.shared.clone(), users.to_vec(), done.clone());
+            let asked = self.shared.submit(None, move || {
+                for uid in users {
+                    if is_late() {
+                        return;
+                    }
+                    ask(&shared, uid);
+                }
+                drop(done);
+            });
+            if let Err(error) = asked {
+                log::warn!(target: "epicycle::cluster", "the locator is not asked about users: {error}");
+            }
+        }
+        drop(done);
+        let waited = match ends {
+            Some(ends) => all_done.recv_timeout(ends.saturating_duration_since(Instant::now())),
+            None => all_done.recv().map_err(Into::into),
+        };
+        if waited == Err(RecvTimeoutError::Timeout) {
+            log::warn!(target: "epicycle::cluster", "the locator is too slow: users stay bound to {}", self.id());
         }
     }
 
-    /// Waits until nothing has come for a moment.
-    fn await_quiet(&self) {
+    /// Waits until nothing has come for a moment, and what came has been done.
+    fn await_quiet(&self, ends: Option<Instant>) {
         let count = |stats: &NodeStats| stats.packets_in + stats.events;
-        let ends = Instant::now().checked_add(GRACE);
+        let least = Instant::now() + GRACE;
         let (mut last, mut since) = (count(&self.stats()), Instant::now());
-        while since.elapsed() < QUIET && ends.is_none_or(|ends| Instant::now() < ends) {
+        loop {
+            let is_quiet = since.elapsed() >= QUIET;
+            let ends = match self.is_idle() {
+                true if is_quiet => return,
+                true => Some(least),
+                false => ends.map(|ends| ends.max(least)),
+            };
+            if ends.is_some_and(|ends| Instant::now() >= ends) {
+                return;
+            }
             thread::sleep(LOOK);
             let now = count(&self.stats());
             if now != last {

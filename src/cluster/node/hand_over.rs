@@ -43,8 +43,16 @@ pub(super) enum What {
         fence: u64,
         found: Option<Found>,
     },
-    /// The last link of a server has ended.
+    /// The last link of a gate has ended.
     LinksEnded,
+    /// The first link of a gate has begun.
+    LinksBegan,
+    /// The registry has changed.
+    CheckGate,
+    /// A connection has ended, although its gate has not told so.
+    Ended,
+    /// A gate did not tell whether the connection has ended.
+    Unanswered,
 }
 
 /// The node that the locator has told, if it has answered.

@@ -9,6 +9,7 @@ use super::context::{Core, HandlerError, Origin, Posting, Request};
 use super::shared::Shared;
 use crate::cluster::Error;
 use crate::cluster::codec::{EncodeBody, Raw};
+use crate::cluster::drpc::{Scope, Target};
 
 /// The maximum number of timers, and of deferred calls, of one reactor.
 const MAX_WAITING: u64 = 65_536;
@@ -154,15 +155,21 @@ impl Later {
             Box::new(move |state, core| call(state, core, ())),
         )
     }
+}
 
+/// # The verbs of a handler
+///
+/// Each does what that of [`Request`] does, on the reactor of the request. An error that it has there is logged, as that of a handler.
+impl Later {
     /// Answers the packet: with its route and seq.
     ///
     /// # Errors
     ///
     /// Returns [`Error::Codec`] if the value cannot be encoded, and those of [`run`](Self::run).
     pub fn respond(&self, value: &(impl EncodeBody + ?Sized)) -> Result<(), Error> {
-        let data = self.shared.options.codec.encode(value)?;
-        self.run(move |request| request.respond(&Raw(data.into())))
+        self.encoded(value, |request, value| {
+            request.reply(request.route(), request.seq(), value)
+        })
     }
 
     /// Sends a packet without a seq to the client.
@@ -171,8 +178,208 @@ impl Later {
     ///
     /// As [`respond`](Self::respond).
     pub fn push(&self, route: i32, value: &(impl EncodeBody + ?Sized)) -> Result<(), Error> {
+        self.encoded(value, move |request, value| request.push(route, value))
+    }
+
+    /// Sends a packet to a client.
+    ///
+    /// # Errors
+    ///
+    /// As [`respond`](Self::respond).
+    pub fn push_to(
+        &self,
+        target: Target,
+        route: i32,
+        value: &(impl EncodeBody + ?Sized),
+    ) -> Result<(), Error> {
+        self.encoded(value, move |request, value| {
+            request.push_to(target, route, value)
+        })
+    }
+
+    /// Sends a packet to connections of the gate, or to users.
+    ///
+    /// # Errors
+    ///
+    /// As [`respond`](Self::respond).
+    pub fn multicast(
+        &self,
+        scope: Scope,
+        targets: &[i64],
+        route: i32,
+        value: &(impl EncodeBody + ?Sized),
+    ) -> Result<(), Error> {
+        let targets = targets.to_owned();
+        self.encoded(value, move |request, value| {
+            request.multicast(scope, &targets, route, value)
+        })
+    }
+
+    /// Sends a packet to all connections, or to all users.
+    ///
+    /// # Errors
+    ///
+    /// As [`respond`](Self::respond).
+    pub fn broadcast(
+        &self,
+        scope: Scope,
+        route: i32,
+        value: &(impl EncodeBody + ?Sized),
+    ) -> Result<(), Error> {
+        self.encoded(value, move |request, value| {
+            request.broadcast(scope, route, value)
+        })
+    }
+
+    /// Sends a packet to the members of a channel.
+    ///
+    /// # Errors
+    ///
+    /// As [`respond`](Self::respond).
+    pub fn publish(
+        &self,
+        channel: &str,
+        route: i32,
+        value: &(impl EncodeBody + ?Sized),
+    ) -> Result<(), Error> {
+        let channel = channel.to_owned();
+        self.encoded(value, move |request, value| {
+            request.publish(&channel, route, value)
+        })
+    }
+
+    /// Sends a packet to a node that has the route.
+    ///
+    /// # Errors
+    ///
+    /// As [`respond`](Self::respond).
+    pub fn deliver(
+        &self,
+        route: i32,
+        uid: i64,
+        value: &(impl EncodeBody + ?Sized),
+    ) -> Result<(), Error> {
+        self.encoded(value, move |request, value| {
+            request.deliver(route, uid, value)
+        })
+    }
+
+    /// Sends a packet to a node.
+    ///
+    /// # Errors
+    ///
+    /// As [`respond`](Self::respond).
+    pub fn deliver_to(
+        &self,
+        nid: &str,
+        route: i32,
+        uid: i64,
+        value: &(impl EncodeBody + ?Sized),
+    ) -> Result<(), Error> {
+        let nid = nid.to_owned();
+        self.encoded(value, move |request, value| {
+            request.deliver_to(&nid, route, uid, value)
+        })
+    }
+
+    /// Makes the client a member of a channel.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn subscribe(&self, channel: &str) -> Result<(), Error> {
+        let channel = channel.to_owned();
+        self.run(move |request| request.subscribe(&channel))
+    }
+
+    /// Takes the client out of a channel.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn unsubscribe(&self, channel: &str) -> Result<(), Error> {
+        let channel = channel.to_owned();
+        self.run(move |request| request.unsubscribe(&channel))
+    }
+
+    /// Closes the client's connection: once all is sent, or at once if `force`.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn disconnect(&self, force: bool) -> Result<(), Error> {
+        self.run(move |request| request.disconnect(force))
+    }
+
+    /// Closes a client's connection: once all is sent, or at once if `force`.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn kick(&self, target: Target, force: bool) -> Result<(), Error> {
+        self.run(move |request| request.kick(target, force))
+    }
+
+    /// As [`Request::bind_gate`].
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn bind_gate<S: 'static, E: Into<HandlerError>>(
+        &self,
+        uid: i64,
+        then: impl FnOnce(&mut S, &mut Request<'_>, Result<(), Error>) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), Error> {
+        self.run(move |request| request.bind_gate(uid, then))
+    }
+
+    /// As [`Request::unbind_gate`].
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn unbind_gate<S: 'static, E: Into<HandlerError>>(
+        &self,
+        uid: i64,
+        then: impl FnOnce(&mut S, &mut Request<'_>, Result<(), Error>) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), Error> {
+        self.run(move |request| request.unbind_gate(uid, then))
+    }
+
+    /// As [`Request::bind_node`].
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn bind_node<S: 'static, E: Into<HandlerError>>(
+        &self,
+        uid: i64,
+        then: impl FnOnce(&mut S, &mut Request<'_>, Result<(), Error>) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), Error> {
+        self.run(move |request| request.bind_node(uid, then))
+    }
+
+    /// As [`Request::unbind_node`].
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn unbind_node<S: 'static, E: Into<HandlerError>>(
+        &self,
+        uid: i64,
+        then: impl FnOnce(&mut S, &mut Request<'_>, Result<(), Error>) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), Error> {
+        self.run(move |request| request.unbind_node(uid, then))
+    }
+
+    /// Encodes a value here, and calls `send` with it on the reactor.
+    fn encoded(
+        &self,
+        value: &(impl EncodeBody + ?Sized),
+        send: impl FnOnce(&mut Request<'_>, &Raw) -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
         let data = self.shared.options.codec.encode(value)?;
-        self.run(move |request| request.push(route, &Raw(data.into())))
+        self.run(move |request| send(request, &Raw(data.into())))
     }
 }
 

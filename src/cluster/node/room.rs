@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::actor::{Actor, ActorContext, ActorOptions, ActorRef, ActorRoutes, ActorTimer};
 use super::context::{HandlerError, Request};
@@ -95,7 +95,7 @@ pub trait Room: Sized + Send + 'static {
         Ok(())
     }
 
-    /// Called when a user is no member any more: it has left, or its window is over.
+    /// Called when a user is no member any more: it has left, it is in another room of this kind, or its window is over.
     fn on_leave(&mut self, cx: &mut RoomContext<'_, Self>, uid: i64) -> Result<(), HandlerError> {
         let _ = (cx, uid);
         Ok(())
@@ -105,6 +105,16 @@ pub trait Room: Sized + Send + 'static {
     fn on_tick(&mut self, cx: &mut RoomContext<'_, Self>, tick: Tick) -> Result<(), HandlerError> {
         let _ = (cx, tick);
         Ok(())
+    }
+
+    /// Called when an actor or a room that this one has spawned has ended.
+    fn on_child_end(
+        &mut self,
+        cx: &mut RoomContext<'_, Self>,
+        child: &ActorRef,
+        has_panicked: bool,
+    ) {
+        let _ = (cx, child, has_panicked);
     }
 
     /// Called last, when the room was killed. It is not called after a panic.
@@ -147,6 +157,23 @@ impl RoomOptions {
         self.actor = options;
         self
     }
+
+    fn build<R>(self, room: R) -> Result<RoomActor<R>, Error> {
+        if self.rate > 1000 {
+            let problem = format!("{} steps a second are too many; use up to 1,000", self.rate);
+            return Err(Error::argument("tick", problem));
+        }
+        Ok(RoomActor {
+            room,
+            kit: Kit {
+                members: Members::new(self.max_members, self.window),
+                clock: None,
+                rate: self.rate,
+                awaits_expiry: false,
+                hooks: VecDeque::new(),
+            },
+        })
+    }
 }
 
 impl Default for RoomOptions {
@@ -172,6 +199,41 @@ impl<R: Room> RoomRoutes<'_, R> {
     ) -> &mut Self {
         self.0.route(
             route,
+            move |actor: &mut RoomActor<R>, cx: &mut ActorContext<'_, RoomActor<R>>| {
+                actor.seen(cx)?;
+                actor.attend(cx, |room, cx| handler(room, cx).map_err(Into::into))
+            },
+        );
+        self
+    }
+
+    /// Sets the handler of an event. The node must have one for it, too, which calls [`Request::next`]. For
+    /// [`Event::Disconnect`] and [`Event::Reconnect`], it is called after the room has noted what that means for the member.
+    pub fn event<E: Into<HandlerError>>(
+        &mut self,
+        event: Event,
+        handler: impl Fn(&mut R, &mut RoomContext<'_, R>) -> Result<(), E> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.0.event(
+            event,
+            move |actor: &mut RoomActor<R>, cx: &mut ActorContext<'_, RoomActor<R>>| {
+                match event {
+                    Event::Disconnect => actor.on_disconnect(cx)?,
+                    _ => actor.seen(cx)?,
+                }
+                actor.attend(cx, |room, cx| handler(room, cx).map_err(Into::into))
+            },
+        );
+        self
+    }
+
+    /// Sets the handler of packets of other routes, which only [`ActorRef::deliver`] and [`Request::next_to`] send. Default: they
+    /// are ignored and counted.
+    pub fn default_route<E: Into<HandlerError>>(
+        &mut self,
+        handler: impl Fn(&mut R, &mut RoomContext<'_, R>) -> Result<(), E> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.0.default_route(
             move |actor: &mut RoomActor<R>, cx: &mut ActorContext<'_, RoomActor<R>>| {
                 actor.seen(cx)?;
                 actor.attend(cx, |room, cx| handler(room, cx).map_err(Into::into))
@@ -209,21 +271,34 @@ impl<R: Room> RoomContext<'_, R> {
     /// Makes a user a member, and binds it to the room. [`Room::on_join`] is called when this handler has ended. It is no error if
     /// the user is a member already.
     ///
+    /// The user's gate is asked whether it is connected, since its end may have been told before it was a member. If it is not, it
+    /// has lost its connection.
+    ///
     /// # Errors
     ///
     /// Returns [`Error::Busy`] if the room is full, and those of [`Request::bind_actor`].
     pub fn join(&mut self, uid: i64) -> Result<(), Error> {
         let me = self.cx.me();
-        if self.kit.members.contains(uid) {
-            return Ok(());
+        if self.kit.members.join(uid)? {
+            if let Err(error) = self.cx.bind_actor(uid, me.kind(), me.id()) {
+                self.kit.members.leave(uid);
+                return Err(error);
+            }
+            self.kit.hooks.push_back(Hook::Joined(uid));
         }
-        self.kit.members.join(uid)?;
-        if let Err(error) = self.cx.bind_actor(uid, me.kind(), me.id()) {
-            self.kit.members.leave(uid);
-            return Err(error);
+        let conn = connection(&self.cx).filter(|_| self.cx.uid() == uid);
+        if self.kit.members.regain(uid, conn) {
+            self.kit.hooks.push_back(Hook::Back(uid));
         }
-        self.kit.hooks.push_back(Hook::Joined(uid));
-        Ok(())
+        let signs = self.kit.members.signs(uid);
+        self.cx.if_offline(uid, move |_, _| {
+            let told = me.invoke_anyway(move |actor: &mut RoomActor<R>, cx| {
+                actor.on_offline(cx, uid, signs)
+            });
+            if let Err(error) = told {
+                log::debug!(target: "epicycle::cluster", "a room is not told of a lost member: {error}");
+            }
+        })
     }
 
     /// Takes a member out of the room. [`Room::on_leave`] is called when this handler has ended. Returns false if the user is no
@@ -285,6 +360,45 @@ impl<R: Room> RoomContext<'_, R> {
         self.cx.cancel(timer)
     }
 
+    /// Starts an actor, which tells this room its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Request::spawn`].
+    pub fn spawn<C: Actor>(&mut self, kind: &str, id: &str, actor: C) -> Result<ActorRef, Error> {
+        self.cx.spawn(kind, id, actor)
+    }
+
+    /// Starts an actor with options, which tells this room its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Request::spawn`].
+    pub fn spawn_with<C: Actor>(
+        &mut self,
+        options: ActorOptions,
+        kind: &str,
+        id: &str,
+        actor: C,
+    ) -> Result<ActorRef, Error> {
+        self.cx.spawn_with(options, kind, id, actor)
+    }
+
+    /// Starts another room, which tells this one its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Request::spawn_room`].
+    pub fn spawn_room<C: Room>(
+        &mut self,
+        options: RoomOptions,
+        kind: &str,
+        id: &str,
+        room: C,
+    ) -> Result<ActorRef, Error> {
+        self.cx.spawn_room(options, kind, id, room)
+    }
+
     /// Returns a handle of this room.
     pub fn me(&self) -> ActorRef {
         self.cx.me()
@@ -323,24 +437,24 @@ impl Request<'_> {
         id: &str,
         room: R,
     ) -> Result<ActorRef, Error> {
-        if options.rate > 1000 {
-            let problem = format!(
-                "{} steps a second are too many; use up to 1,000",
-                options.rate
-            );
-            return Err(Error::argument("tick", problem));
-        }
-        let actor = RoomActor {
-            room,
-            kit: Kit {
-                members: Members::new(options.max_members, options.window),
-                clock: None,
-                rate: options.rate,
-                awaits_expiry: false,
-                hooks: VecDeque::new(),
-            },
-        };
-        self.spawn_with(options.actor, kind, id, actor)
+        self.spawn_with(options.actor, kind, id, options.build(room)?)
+    }
+}
+
+impl<A: Actor> ActorContext<'_, A> {
+    /// Starts a room, which tells this actor its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Request::spawn_room`].
+    pub fn spawn_room<R: Room>(
+        &mut self,
+        options: RoomOptions,
+        kind: &str,
+        id: &str,
+        room: R,
+    ) -> Result<ActorRef, Error> {
+        self.spawn_with(options.actor, kind, id, options.build(room)?)
     }
 }
 
@@ -380,19 +494,44 @@ struct RoomActor<R> {
 
 impl<R: Room> Actor for RoomActor<R> {
     fn routes(routes: &mut ActorRoutes<Self>) {
-        R::routes(&mut RoomRoutes(routes));
         routes
             .event(Event::Disconnect, Self::on_disconnect)
             .event(Event::Reconnect, Self::seen);
+        R::routes(&mut RoomRoutes(routes));
     }
 
     fn on_start(&mut self, cx: &mut ActorContext<'_, Self>) -> Result<(), HandlerError> {
         if self.kit.rate > 0 {
             let step = Duration::from_secs(1) / self.kit.rate;
-            self.kit.clock = Some(TickClock::new(step, Instant::now()));
+            self.kit.clock = Some(TickClock::new(step, cx.now()));
             self.await_tick(cx);
         }
         self.attend(cx, R::on_start)
+    }
+
+    fn on_unbind(&mut self, cx: &mut ActorContext<'_, Self>, uid: i64) -> Result<(), HandlerError> {
+        // It may have joined again since.
+        if cx.has_bound(uid) || !self.kit.members.leave(uid) {
+            return Ok(());
+        }
+        self.kit.hooks.push_back(Hook::Left(uid));
+        self.attend(cx, |_, _| Ok(()))
+    }
+
+    fn on_child_end(
+        &mut self,
+        cx: &mut ActorContext<'_, Self>,
+        child: &ActorRef,
+        has_panicked: bool,
+    ) {
+        // It has no error of its own, and hooks log theirs.
+        let told = self.attend(cx, |room, cx| {
+            room.on_child_end(cx, child, has_panicked);
+            Ok(())
+        });
+        if let Err(error) = told {
+            log::warn!(target: "epicycle::cluster", "a hook of a room: {error}");
+        }
     }
 
     fn on_stop(&mut self, cx: &mut ActorContext<'_, Self>) {
@@ -432,7 +571,10 @@ impl<R: Room> RoomActor<R> {
     fn seen(&mut self, cx: &mut ActorContext<'_, Self>) -> Result<(), HandlerError> {
         let uid = cx.uid();
         // Packets of other nodes tell nothing of a connection.
-        if cx.cid() == 0 || !self.kit.members.regain(uid) {
+        let Some(conn) = connection(cx) else {
+            return Ok(());
+        };
+        if !self.kit.members.regain(uid, Some(conn)) {
             return Ok(());
         }
         self.kit.hooks.push_back(Hook::Back(uid));
@@ -441,9 +583,26 @@ impl<R: Room> RoomActor<R> {
 
     fn on_disconnect(&mut self, cx: &mut ActorContext<'_, Self>) -> Result<(), HandlerError> {
         let uid = cx.uid();
-        if !self.kit.members.lose(uid, Instant::now()) {
+        if !(self.kit.members).lose(uid, (cx.gid(), cx.cid()), cx.now()) {
             return Ok(());
         }
+        self.tell_lost(cx, uid)
+    }
+
+    /// Notes that the gate of a new member does not have it, unless it was seen since.
+    fn on_offline(
+        &mut self,
+        cx: &mut ActorContext<'_, Self>,
+        uid: i64,
+        signs: u64,
+    ) -> Result<(), HandlerError> {
+        if !self.kit.members.lose_after(uid, signs, cx.now()) {
+            return Ok(());
+        }
+        self.tell_lost(cx, uid)
+    }
+
+    fn tell_lost(&mut self, cx: &mut ActorContext<'_, Self>, uid: i64) -> Result<(), HandlerError> {
         self.kit.hooks.push_back(Hook::Lost(uid));
         let told = self.attend(cx, |_, _| Ok(()));
         self.await_expiry(cx);
@@ -455,7 +614,7 @@ impl<R: Room> RoomActor<R> {
         let first = self.kit.members.first_expiry();
         if let Some(first) = first.filter(|_| !self.kit.awaits_expiry) {
             self.kit.awaits_expiry = true;
-            let delay = first.saturating_duration_since(Instant::now());
+            let delay = first.saturating_duration_since(cx.now());
             cx.after_time_anyway(delay, |actor: &mut Self, cx| actor.expire(cx));
         }
     }
@@ -463,7 +622,7 @@ impl<R: Room> RoomActor<R> {
     /// Lets the members go whose window is over.
     fn expire(&mut self, cx: &mut ActorContext<'_, Self>) -> Result<(), HandlerError> {
         self.kit.awaits_expiry = false;
-        for uid in self.kit.members.expire(Instant::now()) {
+        for uid in self.kit.members.expire(cx.now()) {
             cx.let_go(uid);
             self.kit.hooks.push_back(Hook::Left(uid));
         }
@@ -473,13 +632,13 @@ impl<R: Room> RoomActor<R> {
 
     fn await_tick(&mut self, cx: &mut ActorContext<'_, Self>) {
         if let Some(clock) = &self.kit.clock {
-            let delay = clock.delay(Instant::now());
+            let delay = clock.delay(cx.now());
             cx.after_time_anyway(delay, |actor: &mut Self, cx| actor.tick(cx));
         }
     }
 
     fn tick(&mut self, cx: &mut ActorContext<'_, Self>) -> Result<(), HandlerError> {
-        let now = Instant::now();
+        let now = cx.now();
         if let Some(clock) = &mut self.kit.clock {
             clock.begin(now);
         }
@@ -490,6 +649,12 @@ impl<R: Room> RoomActor<R> {
         self.await_tick(cx);
         result
     }
+}
+
+/// Returns the connection that a request came by.
+fn connection<'a>(request: &Request<'a>) -> Option<(&'a str, i64)> {
+    let (gid, cid) = (request.gid(), request.cid());
+    (!gid.is_empty() && cid != 0).then_some((gid, cid))
 }
 
 impl<R> fmt::Debug for RoomRoutes<'_, R> {

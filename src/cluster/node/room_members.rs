@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Error;
@@ -9,9 +10,21 @@ pub(super) struct Members {
     max: usize,
     /// The time for which a member that has lost its connection stays.
     window: Duration,
-    /// With the time at which the member goes, if it has lost its connection.
-    users: BTreeMap<i64, Option<Instant>>,
+    users: BTreeMap<i64, Member>,
 }
+
+#[derive(Debug, Default)]
+struct Member {
+    /// The time at which it goes, if it has lost its connection.
+    lost_until: Option<Instant>,
+    /// The last connection that it was seen with, if any.
+    conn: Option<Connection>,
+    /// Raised by each sign of life.
+    signs: u64,
+}
+
+/// The id of a gate, and the number of a connection there.
+pub(super) type Connection = (Arc<str>, i64);
 
 impl Members {
     pub(super) fn new(max: usize, window: Duration) -> Self {
@@ -34,7 +47,7 @@ impl Members {
         if self.users.len() >= self.max {
             return Err(Error::Busy { what: "room" });
         }
-        self.users.insert(uid, None);
+        self.users.insert(uid, Member::default());
         Ok(true)
     }
 
@@ -43,39 +56,52 @@ impl Members {
         self.users.remove(&uid).is_some()
     }
 
-    /// Notes that a member has lost its connection. Returns false if that is known, or if it is no member.
-    pub(super) fn lose(&mut self, uid: i64, now: Instant) -> bool {
+    /// Notes that a connection of a member has ended. Returns false if the member has another one, if it has lost its connection
+    /// already, or if it is no member.
+    pub(super) fn lose(&mut self, uid: i64, conn: (&str, i64), now: Instant) -> bool {
         match self.users.get_mut(&uid) {
-            Some(lost @ None) => {
-                // A window without an end has none.
-                *lost = Some(now.checked_add(self.window).unwrap_or(now + FOREVER));
-                true
-            }
-            _ => false,
+            Some(member) if member.has_other(conn) => false,
+            Some(member) => member.lose(self.window, now),
+            None => false,
         }
     }
 
-    /// Notes that a member is connected. Returns true if it had lost its connection.
-    pub(super) fn regain(&mut self, uid: i64) -> bool {
+    /// Notes that a member has no connection, unless there was a sign of life after the one with this number.
+    pub(super) fn lose_after(&mut self, uid: i64, signs: u64, now: Instant) -> bool {
         let member = self.users.get_mut(&uid);
-        member.is_some_and(|lost| lost.take().is_some())
+        member.is_some_and(|member| member.signs == signs && member.lose(self.window, now))
+    }
+
+    /// Notes that a member is connected, by this connection if that is known. Returns true if it had lost its connection.
+    pub(super) fn regain(&mut self, uid: i64, conn: Option<(&str, i64)>) -> bool {
+        let Some(member) = self.users.get_mut(&uid) else {
+            return false;
+        };
+        member.signs += 1;
+        if let Some((gid, cid)) = conn
+            && (member.conn.is_none() || member.has_other((gid, cid)))
+        {
+            member.conn = Some((gid.into(), cid));
+        }
+        member.lost_until.take().is_some()
+    }
+
+    /// Returns the number of the last sign of life of a member.
+    pub(super) fn signs(&self, uid: i64) -> u64 {
+        self.users.get(&uid).map_or(0, |member| member.signs)
     }
 
     /// Removes and returns the members whose window is over.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<i64> {
-        let is_over = |lost: &Option<Instant>| lost.is_some_and(|until| until <= now);
-        let over = self.users.iter().filter(|(_, lost)| is_over(lost));
-        let over: Vec<i64> = over.map(|(uid, _)| *uid).collect();
-        for uid in &over {
-            self.users.remove(uid);
-        }
-        over
+        let is_over = |member: &Member| member.lost_until.is_some_and(|until| until <= now);
+        let over = self.users.extract_if(.., |_, member| is_over(member));
+        over.map(|(uid, _)| uid).collect()
     }
 
     /// Returns the time at which the first window ends.
     pub(super) fn first_expiry(&self) -> Option<Instant> {
-        let first = self.users.values().flatten().min().copied();
-        first.filter(|_| self.window < FOREVER)
+        let ends = self.users.values().filter_map(|member| member.lost_until);
+        ends.min().filter(|_| self.window < FOREVER)
     }
 
     pub(super) fn contains(&self, uid: i64) -> bool {
@@ -87,8 +113,27 @@ impl Members {
     }
 
     pub(super) fn connected(&self) -> Vec<i64> {
-        let connected = self.users.iter().filter(|(_, lost)| lost.is_none());
+        let connected = self
+            .users
+            .iter()
+            .filter(|(_, member)| member.lost_until.is_none());
         connected.map(|(uid, _)| *uid).collect()
+    }
+}
+
+impl Member {
+    fn has_other(&self, (gid, cid): (&str, i64)) -> bool {
+        let conn = self.conn.as_ref();
+        conn.is_some_and(|(known, at)| **known != *gid || *at != cid)
+    }
+
+    fn lose(&mut self, window: Duration, now: Instant) -> bool {
+        if self.lost_until.is_some() {
+            return false;
+        }
+        // A window without an end has none.
+        self.lost_until = Some(now.checked_add(window).unwrap_or(now + FOREVER));
+        true
     }
 }
 
@@ -97,6 +142,30 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn lose(members: &mut Members, uid: i64, now: Instant) -> bool {
+        members.lose(uid, ("gate-1", uid), now)
+    }
+
+    fn regain(members: &mut Members, uid: i64) -> bool {
+        members.regain(uid, Some(("gate-1", uid)))
+    }
+
+    #[test]
+    fn the_end_of_an_old_connection_takes_nobody_away() {
+        let now = Instant::now();
+        let mut members = Members::new(1, Duration::from_secs(30));
+        members.join(7).expect("has room");
+        assert!(!members.regain(7, Some(("gate-1", 1))));
+        assert!(!members.regain(7, Some(("gate-2", 1))));
+        assert!(!members.lose(7, ("gate-1", 1), now), "it is at gate-2 now");
+        let signs = members.signs(7);
+        assert!(!members.regain(7, None));
+        assert!(!members.lose_after(7, signs, now), "it was seen since");
+        assert!(members.lose_after(7, members.signs(7), now));
+        assert!(members.regain(7, Some(("gate-2", 1))));
+        assert!(members.lose(7, ("gate-2", 1), now));
+    }
 
     #[test]
     fn a_member_that_lost_its_connection_stays_for_the_window() {
@@ -112,15 +181,18 @@ mod tests {
                 .join(10)
                 .is_err_and(|error| error.to_string().contains("room is full"))
         );
-        assert!(members.lose(7, at(0)) && members.lose(8, at(5)));
-        assert!(!members.lose(7, at(20)), "the window does not begin again");
-        assert!(!members.lose(10, at(0)));
+        assert!(lose(&mut members, 7, at(0)) && lose(&mut members, 8, at(5)));
+        assert!(
+            !lose(&mut members, 7, at(20)),
+            "the window does not begin again"
+        );
+        assert!(!lose(&mut members, 10, at(0)));
         assert_eq!(
             (members.all(), members.connected()),
             (vec![7, 8, 9], vec![9])
         );
         assert!(members.expire(at(29)).is_empty());
-        assert!(members.regain(8) && !members.regain(8) && !members.regain(9));
+        assert!(regain(&mut members, 8) && !regain(&mut members, 8) && !regain(&mut members, 9));
         assert_eq!(members.expire(at(30)), [7]);
         assert!(members.expire(at(1000)).is_empty());
         assert_eq!(members.connected(), [8, 9]);
@@ -134,7 +206,7 @@ mod tests {
         let mut endless = Members::new(1, Duration::MAX);
         for members in [&mut none, &mut endless] {
             members.join(1).expect("has room");
-            members.lose(1, now);
+            lose(members, 1, now);
         }
         assert_eq!(none.expire(now), [1]);
         assert!(

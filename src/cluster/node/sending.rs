@@ -1,9 +1,11 @@
 //! The packets and requests that a node sends to gates and other nodes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::context::{Call, Core, Found, Gather, OwnPacket, Place};
+use super::context::{Call, Core, Found, Gather, Locating, OwnPacket, Place};
 use super::reply::Reply;
+use super::shared::guarded;
 use crate::cluster::codec::EncodeBody;
 use crate::cluster::dispatch::{Dispatch, Refusal, Source};
 use crate::cluster::drpc::Request;
@@ -126,27 +128,34 @@ impl Core {
     /// Asks all gates. `call` gets the sum of the totals.
     pub(super) fn gather(&mut self, request: &Request<'_>, call: Call) {
         let gates = std::mem::take(&mut self.gates);
-        self.last_gather += 1;
-        let number = self.last_gather;
-        if gates.is_empty() {
+        self.gather_from(&gates, std::slice::from_ref(request), call);
+        self.gates = gates;
+    }
+
+    /// Sends requests to gates, and asks for their totals. `call` gets the sum.
+    pub(super) fn gather_from(&mut self, gates: &[Arc<str>], requests: &[Request<'_>], call: Call) {
+        if gates.is_empty() || requests.is_empty() {
             self.ended.push((call, Ok(Reply::Total(0))));
             self.is_pending = true;
             return;
         }
+        self.last_gather += 1;
+        let number = self.last_gather;
         let gather = Gather {
-            missing: gates.len(),
+            missing: gates.len() * requests.len(),
             total: 0,
             then: call,
         };
         self.gathering.insert(number, gather);
-        for gate in &gates {
-            self.ask(
-                gate,
-                request,
-                Box::new(move |_, core, reply| core.gathered(number, reply)),
-            );
+        for gate in gates {
+            for request in requests {
+                self.ask(
+                    gate,
+                    request,
+                    Box::new(move |_, core, reply| core.gathered(number, reply)),
+                );
+            }
         }
-        self.gates = gates;
     }
 
     fn gathered(&mut self, number: u64, reply: Result<Reply, Error>) {
@@ -154,7 +163,7 @@ impl Core {
             return;
         };
         match reply {
-            Ok(Reply::Total(total)) => gather.total += total,
+            Ok(Reply::Total(total)) => gather.total = gather.total.saturating_add(total),
             Ok(_) => {}
             Err(error) => {
                 log::debug!(target: "epicycle::cluster", "a gate is not counted: {error}");
@@ -242,38 +251,78 @@ impl Core {
             let what = "queue of requests that wait for the locator";
             return Err(Error::Busy { what });
         }
+        let changes = self.shared.locations.changes(place.0);
+        let locating = Locating { changes, found };
         if let Some(waiting) = self.locating.get_mut(&place) {
-            waiting.push(found);
+            waiting.push_back(locating);
         } else {
-            let (shared, reactor, asked) = (self.shared.clone(), self.id, place.clone());
-            let posting = self.posting.clone();
-            let job = move || {
-                let found = match &asked {
-                    (uid, None) => shared.locations.gate(*uid),
-                    (uid, Some(alias)) => shared.locations.node(*uid, alias),
-                };
-                posting.post_anyway(
-                    reactor,
-                    Box::new(move |_, core| core.located(&asked, &found)),
-                );
-            };
-            self.shared.submit(None, job)?;
-            self.locating.insert(place, vec![found]);
+            self.ask_where(&place)?;
+            self.locating.insert(place, VecDeque::from([locating]));
         }
         self.locating_len += 1;
         Ok(())
     }
 
-    fn located(&mut self, place: &Place, found: &Result<Option<Arc<str>>, Error>) {
-        let waiting = self.locating.remove(place).unwrap_or_default();
-        self.locating_len -= waiting.len();
-        for then in waiting {
-            then(self, found.clone());
+    fn ask_where(&self, place: &Place) -> Result<(), Error> {
+        let (shared, reactor, asked) = (self.shared.clone(), self.id, place.clone());
+        let posting = self.posting.clone();
+        self.shared.submit(None, move || {
+            let locations = &shared.locations;
+            let changes = locations.changes(asked.0);
+            let found = guarded(|| match &asked {
+                (uid, None) => locations.gate(*uid),
+                (uid, Some(alias)) => locations.node(*uid, alias),
+            });
+            posting.post_anyway(
+                reactor,
+                Box::new(move |_, core| core.located(&asked, changes, &found)),
+            );
+        })
+    }
+
+    /// Tells those who wait for a place what was found. It has all changes up to `changes`; those who know of later ones wait for
+    /// another answer.
+    fn located(&mut self, place: &Place, changes: u64, found: &Result<Option<Arc<str>>, Error>) {
+        let is_told = |waiting: &mut Locating| waiting.changes <= changes;
+        while let Some(waiting) = self.locating.get_mut(place) {
+            if let Some(told) = waiting.pop_front_if(is_told) {
+                self.locating_len -= 1;
+                (told.found)(self, found.clone());
+                continue;
+            }
+            if waiting.is_empty() {
+                self.locating.remove(place);
+            } else if let Err(error) = self.ask_where(place) {
+                let given_up = self.locating.remove(place).unwrap_or_default();
+                self.locating_len -= given_up.len();
+                for waiting in given_up {
+                    (waiting.found)(self, Err(error.clone()));
+                }
+            }
+            return;
         }
     }
 
+    /// Returns true if something for a user waits for its location. What is sent to its connection must wait behind that.
+    pub(super) fn is_locating(&self, uid: i64) -> bool {
+        uid > 0 && !self.locating.is_empty() && self.locating.contains_key(&(uid, None))
+    }
+
+    /// Calls `send` behind what waits for a user's location.
+    pub(super) fn send_behind(
+        &mut self,
+        uid: i64,
+        send: impl FnOnce(&mut Self) -> Result<(), Error> + 'static,
+    ) -> Result<(), Error> {
+        let found: Found = Box::new(move |core, _| {
+            let sent = send(core);
+            core.note_lost(sent);
+        });
+        self.locate((uid, None), found)
+    }
+
     /// Notes that something which had been taken was not sent.
-    fn note_lost(&self, sent: Result<(), Error>) {
+    pub(super) fn note_lost(&self, sent: Result<(), Error>) {
         if let Err(error) = sent {
             self.counters().lost.add(1);
             log::debug!(target: "epicycle::cluster", "something is not sent: {error}");

@@ -1,9 +1,11 @@
 use std::any::TypeId;
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 
 use super::actor_table::ActorTable;
 use super::stats::{NodeCounters, NodeStats};
@@ -45,9 +47,13 @@ pub(super) struct Shared {
     pub(super) links: Mutex<HashMap<Arc<str>, usize>>,
     /// Counts the links that other servers have dialled, those amid a handshake included.
     pub(super) entrance: Arc<Entrance>,
+    /// The reactors that had the connections of links that have ended, by server. Empty with one reactor.
+    pub(super) parked: Mutex<HashMap<Arc<str>, FxHashMap<i64, usize>>>,
     pub(super) last_fence: AtomicU64,
     /// Jobs of handlers, until their results have been told.
     pub(super) jobs: AtomicUsize,
+    /// True if changes of the locator were missed: some of the users may be bound elsewhere by now.
+    pub(super) is_unsure: AtomicBool,
     /// True once users are no longer bound here.
     pub(super) is_leaving: AtomicBool,
     /// True if the application hands users over.
@@ -130,10 +136,10 @@ impl Shared {
         match change {
             LocationEvent::NodeBound { uid, alias, nid } if **alias == *self.alias => {
                 let mut users = self.users.lock();
-                if *nid == self.ours.id && users.len() < MAX_USERS {
-                    users.insert(*uid);
-                } else {
+                if *nid != self.ours.id {
                     users.remove(uid);
+                } else if users.len() < MAX_USERS {
+                    users.insert(*uid);
                 }
             }
             LocationEvent::NodeUnbound { uid, alias, nid }
@@ -141,6 +147,7 @@ impl Shared {
             {
                 self.users.lock().remove(uid);
             }
+            LocationEvent::Interrupted => self.is_unsure.store(true, Ordering::Release),
             _ => {}
         }
     }
@@ -175,6 +182,15 @@ impl Observed for Shared {
         let jobs = self.jobs.load(Ordering::Relaxed) as f64;
         to.gauge("epicycle_node_jobs", help, labels, jobs);
     }
+}
+
+/// Asks a backend, which is the application's code. A panic is an error, so that whoever waits for the answer gets one.
+pub(super) fn guarded<R>(ask: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|panic| {
+        crate::panic::report("epicycle::cluster", "the locator", panic);
+        let (backend, problem) = ("locator", "it panicked".to_owned());
+        Err(Error::Backend { backend, problem })
+    })
 }
 
 fn refused(error: SubmitError) -> Error {

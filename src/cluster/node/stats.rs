@@ -13,6 +13,8 @@ metric_set! {
         unknown_routes: counter,
         /// Packets that were not taken: malformed, or for a user that is not here.
         packets_refused: counter,
+        /// Packets of this node that other nodes have rejected.
+        packets_rejected: counter,
         /// Events that gates have told.
         events: counter,
         /// Handlers that returned an error.

@@ -4,7 +4,7 @@ use std::any::Any;
 
 use super::context::{Call, Core, HandlerError, Request};
 use super::reply::Reply;
-use super::shared::Shared;
+use super::shared::{Shared, guarded};
 use crate::cluster::codec::EncodeBody;
 use crate::cluster::drpc::{self, MAX_TARGETS, Scope, Target, Targets, unique_targets};
 use crate::cluster::{Error, Kind};
@@ -32,8 +32,12 @@ impl Request<'_> {
         value: &(impl EncodeBody + ?Sized),
     ) -> Result<(), Error> {
         self.check_client()?;
-        let (target, from) = (Target::conn(self.cid), self.from);
+        let (target, from, uid) = (Target::conn(self.cid), self.from, self.uid);
         self.core.with_packet((route, seq), value, |core, packet| {
+            if core.is_locating(uid) {
+                let (gid, packet) = (from.id.clone(), packet.to_vec());
+                return core.send_behind(uid, move |core| push(core, &gid, target, &packet));
+            }
             push(core, &from.id, target, packet)
         })
     }
@@ -141,7 +145,7 @@ impl Request<'_> {
         let (shared, reactor) = (self.core.shared.clone(), self.core.id);
         let posting = self.core.posting.clone();
         self.core.shared.submit(Some(uid), move || {
-            let result = ask(&shared);
+            let result = guarded(|| ask(&shared));
             posting.post_anyway(
                 reactor,
                 Box::new(move |state, core| call(state, core, result)),
@@ -192,7 +196,14 @@ impl Request<'_> {
     ///
     /// As [`subscribe`](Self::subscribe).
     pub fn disconnect(&mut self, force: bool) -> Result<(), Error> {
-        self.kick(Target::conn(self.cid), force)
+        self.check_client()?;
+        let (target, uid) = (Target::conn(self.cid), self.uid);
+        if self.core.is_locating(uid) {
+            let gid = self.from.id.clone();
+            let kick = drpc::Request::Disconnect { target, force };
+            return (self.core).send_behind(uid, move |core| core.send(Kind::Gate, &gid, &kick));
+        }
+        self.kick(target, force)
     }
 
     /// Asks for the client's address. From a gate of due comes an IPv4 address without a port, and nothing for others.
@@ -311,6 +322,40 @@ impl Request<'_> {
         }
     }
 
+    /// Calls `then` if a user is certainly not connected: neither is the connection of this request, if it is the user's, nor does
+    /// the gate have it that the locator names, without the cache.
+    pub(super) fn if_offline(
+        &mut self,
+        uid: i64,
+        then: impl FnOnce(&mut dyn Any, &mut Core) + Send + 'static,
+    ) -> Result<(), Error> {
+        let is_offline = |reply| matches!(reply, Ok(Reply::Online(false)));
+        let user = drpc::Request::IsOnline {
+            target: Target::user(uid),
+        };
+        let again = user;
+        let last = move |state: &mut dyn Any, core: &mut Core, reply| {
+            if is_offline(reply) {
+                then(state, core);
+            }
+        };
+        let first = move |_: &mut dyn Any, core: &mut Core, reply| {
+            if !is_offline(reply) {
+                return;
+            }
+            core.shared.locations.forget(uid);
+            let asked = core.ask_gate_of(uid, again, Ok(Reply::Online(false)), boxed(last));
+            core.note_lost(asked);
+        };
+        if self.uid == uid && self.check_client().is_ok() {
+            let target = Target::conn(self.cid);
+            let conn = drpc::Request::IsOnline { target };
+            self.core.ask(&self.from.id, &conn, boxed(first));
+            return Ok(());
+        }
+        (self.core).ask_gate_of(uid, user, Ok(Reply::Online(false)), boxed(first))
+    }
+
     /// Asks all gates for the number of connections, or of users. A gate that does not answer is not counted.
     ///
     /// # Errors
@@ -323,17 +368,8 @@ impl Request<'_> {
         + Send
         + 'static,
     ) -> Result<(), Error> {
-        let call = self.later_call(
-            move |state: &mut S, request: &mut Request<'_>, reply: Result<Reply, Error>| {
-                let total = reply.map(|reply| match reply {
-                    Reply::Total(total) => total,
-                    _ => 0,
-                });
-                then(state, request, total)
-            },
-        )?;
-        self.core
-            .gather(&drpc::Request::Stat { scope }, boxed(call));
+        let call = self.total_call(then)?;
+        self.core.gather(&drpc::Request::Stat { scope }, call);
         Ok(())
     }
 
@@ -356,6 +392,22 @@ impl Request<'_> {
         let (from, targets) = (self.from, unique_targets(targets));
         self.core.with_packet((route, 0), value, |core, packet| {
             let mut result = Ok(());
+            let mut targets = targets;
+            if scope == Scope::User {
+                // A user that must be located gets it behind what waits for that.
+                let located = targets.iter().copied();
+                let waiting: Vec<i64> = located.filter(|uid| core.is_locating(*uid)).collect();
+                if !waiting.is_empty() {
+                    targets.to_mut().retain(|uid| !core.is_locating(*uid));
+                }
+                for uid in waiting {
+                    let packet = packet.to_vec();
+                    let sent = core.send_to_gate_of(uid, move |core, gid| {
+                        push(core, gid, Target::user(uid), &packet)
+                    });
+                    result = result.and(sent);
+                }
+            }
             for targets in targets.chunks(MAX_TARGETS) {
                 let targets = Targets::from(targets);
                 let multicast = drpc::Request::Multicast {
@@ -413,6 +465,122 @@ impl Request<'_> {
                 packet,
             })
         })
+    }
+
+    /// Sends a packet as [`multicast`](Self::multicast) does. `then` gets the number of clients that it was sent to. A gate that does
+    /// not answer is not counted.
+    ///
+    /// It does not wait for the location of users: it may come before what was [pushed](Self::push_to) to them earlier.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Codec`] and the errors of [`PacketOptions::encode`](crate::cluster::packet::PacketOptions::encode) if the
+    /// packet cannot be encoded, and [`Error::InvalidArgument`] if `S` is not the state of this handler.
+    pub fn multicast_counted<S: 'static, E: Into<HandlerError>>(
+        &mut self,
+        scope: Scope,
+        targets: &[i64],
+        route: i32,
+        value: &(impl EncodeBody + ?Sized),
+        then: impl FnOnce(&mut S, &mut Request<'_>, Result<u64, Error>) -> Result<(), E>
+        + Send
+        + 'static,
+    ) -> Result<(), Error> {
+        let call = self.total_call(then)?;
+        if scope == Scope::Conn {
+            self.check_gate()?;
+        }
+        let (gate, targets) = (self.from.id.clone(), unique_targets(targets));
+        self.core.with_packet((route, 0), value, |core, packet| {
+            let chunks = targets
+                .chunks(MAX_TARGETS)
+                .map(|targets| drpc::Request::Multicast {
+                    scope,
+                    targets: Targets::from(targets),
+                    disconnect: false,
+                    packet,
+                });
+            let requests: Vec<_> = chunks.collect();
+            let gates = match scope {
+                Scope::Conn => vec![gate],
+                Scope::User => core.gates.clone(),
+            };
+            core.gather_from(&gates, &requests, call);
+            Ok(())
+        })
+    }
+
+    /// Sends a packet as [`broadcast`](Self::broadcast) does. `then` gets the number of clients that it was sent to.
+    ///
+    /// # Errors
+    ///
+    /// As [`multicast_counted`](Self::multicast_counted).
+    pub fn broadcast_counted<S: 'static, E: Into<HandlerError>>(
+        &mut self,
+        scope: Scope,
+        route: i32,
+        value: &(impl EncodeBody + ?Sized),
+        then: impl FnOnce(&mut S, &mut Request<'_>, Result<u64, Error>) -> Result<(), E>
+        + Send
+        + 'static,
+    ) -> Result<(), Error> {
+        let call = self.total_call(then)?;
+        self.core.with_packet((route, 0), value, |core, packet| {
+            let disconnect = false;
+            let broadcast = drpc::Request::Broadcast {
+                scope,
+                disconnect,
+                packet,
+            };
+            core.gather(&broadcast, call);
+            Ok(())
+        })
+    }
+
+    /// Sends a packet as [`publish`](Self::publish) does. `then` gets the number of clients that it was sent to.
+    ///
+    /// # Errors
+    ///
+    /// As [`multicast_counted`](Self::multicast_counted).
+    pub fn publish_counted<S: 'static, E: Into<HandlerError>>(
+        &mut self,
+        channel: &str,
+        route: i32,
+        value: &(impl EncodeBody + ?Sized),
+        then: impl FnOnce(&mut S, &mut Request<'_>, Result<u64, Error>) -> Result<(), E>
+        + Send
+        + 'static,
+    ) -> Result<(), Error> {
+        let call = self.total_call(then)?;
+        self.core.with_packet((route, 0), value, |core, packet| {
+            let disconnect = false;
+            let publish = drpc::Request::Publish {
+                channel,
+                disconnect,
+                packet,
+            };
+            core.gather(&publish, call);
+            Ok(())
+        })
+    }
+
+    /// Returns what calls `then` with the total of an answer.
+    fn total_call<S: 'static, E: Into<HandlerError>>(
+        &self,
+        then: impl FnOnce(&mut S, &mut Request<'_>, Result<u64, Error>) -> Result<(), E>
+        + Send
+        + 'static,
+    ) -> Result<Call, Error> {
+        let call = self.later_call(
+            move |state: &mut S, request: &mut Request<'_>, reply: Result<Reply, Error>| {
+                let total = reply.map(|reply| match reply {
+                    Reply::Total(total) => total,
+                    _ => 0,
+                });
+                then(state, request, total)
+            },
+        )?;
+        Ok(boxed(call))
     }
 
     fn check_gate(&self) -> Result<(), Error> {

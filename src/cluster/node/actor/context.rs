@@ -34,6 +34,11 @@ impl<A: Actor> ActorContext<'_, A> {
         Home::of(self.request.core).reference(self.entry)
     }
 
+    /// Returns true if the user is bound to this actor.
+    pub(in crate::cluster::node) fn has_bound(&self, uid: i64) -> bool {
+        self.entry.has_user(uid)
+    }
+
     /// Unbinds a user from this actor. If it is bound to another one by now, it stays bound to that.
     pub(in crate::cluster::node) fn let_go(&mut self, uid: i64) {
         self.request.core.shared.actors.unbind_from(uid, self.entry);

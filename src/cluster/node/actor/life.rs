@@ -3,7 +3,6 @@
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use rustc_hash::FxHashMap;
 use super::reference::own;
 use super::{Actor, ActorContext, ActorOptions, ActorRef, ActorRoutes, Call, Home, Timers};
 use crate::cluster::node::actor_table::{Content, Entry, Letter, Plan, Posted};
-use crate::cluster::node::context::{Core, HandlerError, Request, SLOW, Subject};
+use crate::cluster::node::context::{Core, HandlerError, Request, Subject, attend};
 use crate::cluster::node::hand_over::Sender;
 use crate::cluster::packet::Packet;
 use crate::cluster::{Error, Event};
@@ -250,6 +249,11 @@ impl<A: Actor> Body for Living<A> {
                     Ok(())
                 })
             }
+            Content::Unbound(uid) => {
+                self.attend(entry, core, (&from, client, Subject::Own), |actor, cx| {
+                    actor.on_unbind(cx, uid)
+                })
+            }
             Content::Stop => {
                 let stopped =
                     self.attend(entry, core, (&from, client, Subject::Own), |actor, cx| {
@@ -305,32 +309,10 @@ impl<A: Actor> Living<A> {
             entry,
             timers: &mut self.timers,
         };
-        let (actor, began) = (&mut self.actor, Instant::now());
-        let ended = catch_unwind(AssertUnwindSafe(|| handler(actor, &mut cx)));
-        let took = began.elapsed();
-        let what =
-            |request: &Request<'_>| format!("the actor {}: the handler of {request}", entry.name);
-        let request = &cx.request;
-        let counters = request.core.counters();
-        if took > SLOW {
-            counters.slow_handlers.add(1);
-            log::warn!(
-                target: "epicycle::cluster",
-                "{} took {took:?}; all others of its reactor wait meanwhile", what(request)
-            );
-        }
-        match ended {
-            Ok(Ok(())) => Flow::Goes,
-            Ok(Err(error)) => {
-                counters.handler_errors.add(1);
-                log::warn!(target: "epicycle::cluster", "{}: {error}", what(request));
-                Flow::Goes
-            }
-            Err(panic) => {
-                counters.handler_panics.add(1);
-                crate::panic::report("epicycle::cluster", &what(request), panic);
-                Flow::Ended { has_panicked: true }
-            }
+        let (actor, who) = (&mut self.actor, &entry.who);
+        match attend(&mut cx, who, |cx| &mut cx.request, |cx| handler(actor, cx)) {
+            true => Flow::Ended { has_panicked: true },
+            false => Flow::Goes,
         }
     }
 }

@@ -83,6 +83,16 @@ pub trait Actor: Sized + Send + 'static {
         let _ = cx;
     }
 
+    /// Called when a user that was bound to this actor no longer is: it was bound to another one of the same kind, or unbound.
+    #[expect(
+        clippy::missing_errors_doc,
+        reason = "the application decides about them"
+    )]
+    fn on_unbind(&mut self, cx: &mut ActorContext<'_, Self>, uid: i64) -> Result<(), HandlerError> {
+        let _ = (cx, uid);
+        Ok(())
+    }
+
     /// Called when an actor that this one has spawned has ended.
     fn on_child_end(
         &mut self,

@@ -76,12 +76,29 @@ impl ActorRef {
         &self,
         then: impl FnOnce(&mut A, &mut ActorContext<'_, A>) -> Result<(), E> + Send + 'static,
     ) -> Result<(), Error> {
+        self.post(self.call(then)?)
+    }
+
+    /// Calls `then` with the actor, however many messages wait for it.
+    pub(in crate::cluster::node) fn invoke_anyway<A: Actor, E: Into<HandlerError>>(
+        &self,
+        then: impl FnOnce(&mut A, &mut ActorContext<'_, A>) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), Error> {
+        let posted = self.entry.post_anyway(self.call(then)?);
+        self.home.schedule(&self.entry, posted);
+        Ok(())
+    }
+
+    fn call<A: Actor, E: Into<HandlerError>>(
+        &self,
+        then: impl FnOnce(&mut A, &mut ActorContext<'_, A>) -> Result<(), E> + Send + 'static,
+    ) -> Result<Letter, Error> {
         if self.entry.type_id != TypeId::of::<A>() {
             let problem = format!("{} is no {}", self.entry.name, std::any::type_name::<A>());
             return Err(Error::argument("actor", problem));
         }
         let call: Timed<A> = Box::new(move |actor, cx| then(actor, cx).map_err(Into::into));
-        self.post(own(&self.home.shared, Content::Call(Box::new(Call(call)))))
+        Ok(own(&self.home.shared, Content::Call(Box::new(Call(call)))))
     }
 
     /// Ends the actor, when it has handled the messages that wait. It gets no further ones.

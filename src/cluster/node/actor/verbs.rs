@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::life::run;
+use super::reference::own;
 use super::{Actor, ActorOptions, ActorRef, Home};
 use crate::cluster::Error;
 use crate::cluster::node::Node;
@@ -56,7 +57,11 @@ impl Request<'_> {
             ));
         }
         match self.core.shared.actors.find(kind, id) {
-            Some(entry) => self.core.shared.actors.bind(uid, &entry),
+            Some(entry) => {
+                let before = self.core.shared.actors.bind(uid, &entry)?;
+                self.tell_unbound(before, uid);
+                Ok(())
+            }
             None => {
                 let wanted = format!("actor {kind}/{id}");
                 Err(Error::NotFoundEndpoint { wanted })
@@ -66,7 +71,17 @@ impl Request<'_> {
 
     /// Unbinds a user from its actor of a kind.
     pub fn unbind_actor(&mut self, uid: i64, kind: &str) {
-        self.core.shared.actors.unbind(uid, kind);
+        let before = self.core.shared.actors.unbind(uid, kind);
+        self.tell_unbound(before, uid);
+    }
+
+    fn tell_unbound(&self, actor: Option<Arc<Entry>>, uid: i64) {
+        if let Some(entry) = actor {
+            let home = Home::of(self.core);
+            // There is at most one for each time that the user was bound.
+            let posted = entry.post_anyway(own(&home.shared, Content::Unbound(uid)));
+            home.schedule(&entry, posted);
+        }
     }
 
     /// Hands a packet to the user's actor that has its route, or an event to all of the user's actors that have it. They answer the

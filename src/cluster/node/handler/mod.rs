@@ -12,11 +12,14 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use self::serving::{leave, write_notes};
+use self::connections::Known;
+use self::serving::write_notes;
 use super::actor::run_timers;
 use super::context::{Core, Task};
-use super::hand_over::{Found, Item, Note, Sender, Undecided, Waiting, What};
+use super::hand_over::{Found, Item, Note, Sender, Undecided, Waiting};
 use super::router::Router;
+#[cfg(doc)]
+use super::shared::Shared;
 use crate::cluster::Kind;
 use crate::cluster::dispatch::RouteTable;
 use crate::cluster::drpc::{FrameCodec, Incoming};
@@ -43,7 +46,7 @@ pub(super) struct NodeReactor<T> {
     /// Messages to servers that have dialled this one, by reactor.
     notes: Vec<Vec<(ConnId, Note)>>,
     /// The users of the connections that this reactor knows of, by gate. Empty if nobody wants to know of their end.
-    connections: HashMap<Arc<str>, FxHashMap<i64, i64>>,
+    connections: HashMap<Arc<str>, Known>,
     /// The users that were handed over, since the node is about to stop.
     left: HashSet<i64>,
     /// The locator's answer for the packet that has asked, which is performed next.
@@ -66,6 +69,8 @@ pub(super) struct Link {
     hash: u64,
     /// The reactors that handle the connections, if there are several.
     owners: FxHashMap<i64, usize>,
+    /// True if links of the same server have left theirs: see [`Shared::parked`].
+    has_parked: bool,
     undecided: Undecided,
 }
 impl<T: 'static> NodeReactor<T> {
@@ -96,10 +101,17 @@ impl<T: 'static> NodeReactor<T> {
         self.core.gates = gates.map(|(peer, _)| peer.id.as_str().into()).collect();
         (self.core.peers, self.core.table) = (peers, table);
         self.dial(reactor);
-        for gate in self.connections.keys().cloned().collect::<Vec<_>>() {
-            self.check_gate(&gate);
-        }
+        self.forget_parked();
+        self.check_gates();
         self.settle(reactor);
+    }
+
+    /// Forgets which reactors had the connections of gates that are gone.
+    fn forget_parked(&self) {
+        let (gates, shared) = (&self.core.gates, &self.core.shared);
+        let links = shared.links.lock();
+        let is_there = |gate: &Arc<str>| gates.contains(gate) || links.contains_key(gate);
+        shared.parked.lock().retain(|gate, _| is_there(gate));
     }
 
     /// Dials the gates, and the nodes that something was sent to.
@@ -272,17 +284,7 @@ impl<T: 'static> EventHandler for NodeReactor<T> {
                 counters.links.subtract(1);
                 self.core.shared.entrance.admission().release(None);
                 log::debug!(target: "epicycle::cluster", "the link of {} has ended: {reason}", link.inbound.name());
-                if leave(&mut self.core.shared.links.lock(), &link.sender.id) {
-                    for reactor in 0..self.outgoing.len() {
-                        let item = Item {
-                            from: link.sender.clone(),
-                            cid: 0,
-                            uid: 0,
-                            what: What::LinksEnded,
-                        };
-                        self.assign(reactor, item);
-                    }
-                }
+                self.close_link(*link);
             }
             Session::Lane(token) => {
                 (self.core).with_lanes(|lanes, mut events| {

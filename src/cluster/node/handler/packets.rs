@@ -10,7 +10,7 @@ use crate::cluster::drpc::{Op, RejectReason};
 use crate::cluster::locator::Located;
 use crate::cluster::node::context::{HandlerError, OwnPacket, Request, Subject};
 use crate::cluster::node::hand_over::{Back, Item, Note, Sender, What};
-use crate::cluster::node::shared::Shared;
+use crate::cluster::node::shared::{Shared, guarded};
 use crate::cluster::packet::{Packet, PacketFrame};
 use crate::engine::slots::ConnId;
 
@@ -110,7 +110,7 @@ impl<T: 'static> NodeReactor<T> {
         }
         let (asking, posting) = (shared.clone(), self.core.posting.clone());
         let asked = shared.submit(None, move || {
-            let found = asking.locations.node(uid, &asking.alias).map_err(|error| {
+            let found = guarded(|| asking.locations.node(uid, &asking.alias)).map_err(|error| {
                 log::warn!(target: "epicycle::cluster", "the user {uid} is not located: {error}");
             });
             release.what = What::Release {
@@ -131,14 +131,16 @@ impl<T: 'static> NodeReactor<T> {
     }
 
     pub(super) fn on_event(&mut self, from: &Sender, event: Event, cid: i64, uid: i64) {
-        match event {
-            Event::Disconnect => {
-                if let Some(known) = self.connections.get_mut(&from.id) {
-                    known.remove(&cid);
-                }
-            }
-            _ => self.know(from, cid, uid),
+        if event != Event::Disconnect {
+            self.know(from, cid, uid);
+        } else if !self.forget(&from.id, cid) {
+            return;
         }
+        self.tell(from, event, cid, uid);
+    }
+
+    /// Tells the application an event.
+    pub(super) fn tell(&mut self, from: &Sender, event: Event, cid: i64, uid: i64) {
         let router = self.router.clone();
         if let Some(handler) = router.event(event) {
             let subject = Subject::Event(event);

@@ -23,7 +23,8 @@ impl<T: 'static> NodeReactor<T> {
         if cid == 0 {
             return owner;
         }
-        match link.owners.insert(cid, owner) {
+        let old = (link.owners.insert(cid, owner)).or_else(|| self.unpark(link, cid));
+        match old {
             Some(old) if old != owner => {
                 let fence = self.core.shared.last_fence.fetch_add(1, Ordering::Relaxed);
                 let from = link.sender.clone();
@@ -37,6 +38,26 @@ impl<T: 'static> NodeReactor<T> {
                 self.assign(old, item(What::Leave { to: owner, fence }));
             }
             _ => {}
+        }
+        owner
+    }
+
+    /// Returns the reactor that had a connection when the links before this one ended.
+    fn unpark(&self, link: &mut Link, cid: i64) -> Option<usize> {
+        if !link.has_parked {
+            return None;
+        }
+        let mut parked = self.core.shared.parked.lock();
+        let owners = parked.get_mut(&link.sender.id);
+        let owner = owners.as_ref().and_then(|owners| owners.get(&cid).copied());
+        match owners {
+            Some(owners) => {
+                owners.remove(&cid);
+                if owners.is_empty() {
+                    parked.remove(&link.sender.id);
+                }
+            }
+            None => link.has_parked = false,
         }
         owner
     }
@@ -94,9 +115,7 @@ impl<T: 'static> NodeReactor<T> {
             }
             What::Event(event) => self.on_event(&from, event, cid, uid),
             What::Leave { to, fence } => {
-                if let Some(known) = self.connections.get_mut(&from.id) {
-                    known.remove(&cid);
-                }
+                self.forget(&from.id, cid);
                 let what = What::Release { fence, found: None };
                 self.assign(
                     to,
@@ -109,7 +128,11 @@ impl<T: 'static> NodeReactor<T> {
                 );
             }
             What::Await { fence } => self.waiting.hold(&from, (cid, uid), fence),
-            What::LinksEnded => self.check_gate(&from.id),
+            What::LinksEnded => self.on_links_ended(&from.id),
+            What::LinksBegan => self.on_links_began(&from),
+            What::CheckGate => self.check_gate(&from.id),
+            What::Ended => self.end_connection(&from, cid),
+            What::Unanswered => self.on_unanswered(&from.id),
             // It was taken before.
             What::Release { .. } => {}
         }

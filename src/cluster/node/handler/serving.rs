@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHasher};
 
+use super::connections::about_gate;
 use super::{Link, NodeReactor, Session};
 use crate::cluster::drpc::{self, Answer, Code, Incoming, Op, RejectReason, Value};
 use crate::cluster::link::{Inbound, Verdict};
@@ -35,6 +36,7 @@ impl<T: 'static> NodeReactor<T> {
             },
             hash: 0,
             owners: FxHashMap::default(),
+            has_parked: false,
             undecided: Undecided::default(),
         };
         Some(Session::Inbound(Box::new(link)))
@@ -108,14 +110,15 @@ impl<T: 'static> NodeReactor<T> {
     }
 
     /// Notes who has dialled.
-    fn identify(&self, link: &mut Link) {
+    fn identify(&mut self, link: &mut Link) {
         let Some((kind, id)) = link.inbound.peer() else {
             return;
         };
         if *link.sender.id == *id {
             return;
         }
-        let mut links = self.core.shared.links.lock();
+        let shared = self.core.shared.clone();
+        let mut links = shared.links.lock();
         leave(&mut links, &link.sender.id);
         link.sender = Sender {
             id: id.into(),
@@ -124,7 +127,38 @@ impl<T: 'static> NodeReactor<T> {
         let mut hasher = FxHasher::default();
         hasher.write(id.as_bytes());
         link.hash = hasher.finish();
-        *links.entry(link.sender.id.clone()).or_default() += 1;
+        link.has_parked = shared.parked.lock().contains_key(&link.sender.id);
+        let count = links.entry(link.sender.id.clone()).or_default();
+        *count += 1;
+        let is_first = *count == 1;
+        drop(links);
+        if is_first && !link.sender.is_node {
+            self.tell_all(&link.sender, || What::LinksBegan);
+        }
+    }
+
+    /// Takes the end of a link.
+    pub(super) fn close_link(&mut self, link: Link) {
+        let shared = self.core.shared.clone();
+        if !link.owners.is_empty() {
+            // The next link of the server may be on another reactor, and the connections go on.
+            let mut parked = shared.parked.lock();
+            parked
+                .entry(link.sender.id.clone())
+                .or_default()
+                .extend(link.owners);
+        }
+        let was_last = leave(&mut shared.links.lock(), &link.sender.id);
+        if was_last && !link.sender.is_node {
+            self.tell_all(&link.sender, || What::LinksEnded);
+        }
+    }
+
+    /// Tells all reactors something about a gate, behind what has come of it.
+    fn tell_all(&mut self, gate: &Sender, what: fn() -> What) {
+        for reactor in 0..self.outgoing.len() {
+            self.assign(reactor, about_gate(gate.clone(), what()));
+        }
     }
 
     fn on_deliver(
@@ -186,7 +220,7 @@ impl<T: 'static> NodeReactor<T> {
 }
 
 /// Notes that a link of a server has ended. Returns true if that was the last one.
-pub(super) fn leave(links: &mut HashMap<Arc<str>, usize>, id: &Arc<str>) -> bool {
+fn leave(links: &mut HashMap<Arc<str>, usize>, id: &Arc<str>) -> bool {
     let Some(count) = links.get_mut(id) else {
         return false;
     };
