@@ -159,11 +159,14 @@ struct FromDue;
 
 #[cfg(all(
     doctest,
+    feature = "config",
     feature = "consul",
     feature = "etcd",
+    feature = "kafka",
     feature = "memcache",
     feature = "nacos",
     feature = "nats",
+    feature = "rabbitmq",
     feature = "redis"
 ))]
 #[doc = include_str!("../docs/cluster-backends.md")]

@@ -47,12 +47,12 @@ const PROTOCOLS: [&str; 6] = [
 /// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
 const CLUSTER: [&[&str]; 8] = [
     &[
-        "codec", "error", "follower", "guarded", "keyed", "mode", "monitor", "no_kcp", "reactors",
-        "roles", "text", "uuid", "watch",
+        "codec", "error", "follower", "guarded", "keyed", "mode", "monitor", "no_kcp", "polled",
+        "reactors", "roles", "text", "uuid", "watch",
     ],
     &["packet", "drpc", "backends", "over_kcp"],
     &[
-        "registry", "locator", "dispatch", "config", "eventbus", "lock", "cache",
+        "registry", "locator", "dispatch", "config", "center", "eventbus", "lock", "cache",
     ],
     &["link"],
     &["session"],

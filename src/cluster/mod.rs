@@ -32,13 +32,17 @@ pub mod admin;
 #[cfg(any(
     feature = "consul",
     feature = "etcd",
+    feature = "kafka",
     feature = "memcache",
     feature = "nacos",
     feature = "nats",
+    feature = "rabbitmq",
     feature = "redis"
 ))]
 pub mod backends;
 pub mod cache;
+#[cfg(feature = "config")]
+pub mod center;
 pub mod client;
 pub mod codec;
 pub mod config;
@@ -65,6 +69,8 @@ mod over_kcp;
 #[path = "no_kcp.rs"]
 mod over_kcp;
 pub mod packet;
+#[cfg(any(feature = "consul", feature = "nacos"))]
+mod polled;
 mod reactors;
 pub mod registry;
 mod roles;

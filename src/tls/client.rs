@@ -156,7 +156,7 @@ impl TlsClient {
     }
 
     /// Returns the state of a connection that blocks.
-    #[cfg(feature = "memcache")]
+    #[cfg(any(feature = "memcache", feature = "rabbitmq"))]
     pub(crate) fn connection(&self, host: &str) -> Result<rustls::ClientConnection, TlsError> {
         let name = self.name_for(host)?;
         rustls::ClientConnection::new(self.config.clone(), name).map_err(TlsError::setup)

@@ -60,10 +60,15 @@ impl Consul {
     /// Has the agent change something. Returns false if it does not know what is to be changed.
     pub(in crate::cluster) fn put(&self, path: &str, body: &impl Serialize) -> Result<bool, Error> {
         let body = serde_json::to_vec(body).map_err(|error| Error::Codec(Arc::new(error)))?;
+        self.put_bytes(path, &body)
+    }
+
+    /// The same, with a body that is encoded already.
+    pub(in crate::cluster) fn put_bytes(&self, path: &str, body: &[u8]) -> Result<bool, Error> {
         self.0.servers.attempt(|url| {
             let request = self.0.servers.client().put(format!("{url}{path}"));
             let request = request.header("Content-Type", "application/json");
-            let response = self.authorized(request).body(body.clone()).send();
+            let response = self.authorized(request).body(body.to_vec()).send();
             let response = response.map_err(Problem::lost)?;
             let status = response.status().as_u16();
             let message = excerpt(response.body());

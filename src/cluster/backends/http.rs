@@ -14,7 +14,7 @@ pub(super) struct HttpServers {
     backend: &'static str,
     client: Client,
     urls: Vec<String>,
-    #[cfg(any(feature = "consul", feature = "nacos"))]
+    #[cfg(feature = "consul")]
     timeout: Duration,
     /// The server that answered last.
     current: AtomicUsize,
@@ -89,7 +89,7 @@ impl HttpServers {
             urls: urls
                 .map(|url| url.trim_end_matches('/').to_owned())
                 .collect(),
-            #[cfg(any(feature = "consul", feature = "nacos"))]
+            #[cfg(feature = "consul")]
             timeout: settings.timeout,
             current: AtomicUsize::new(0),
             token: Mutex::default(),
@@ -102,7 +102,7 @@ impl HttpServers {
     }
 
     /// Makes a request that the server holds until something happens, for at most `wait`.
-    #[cfg(any(feature = "consul", feature = "nacos"))]
+    #[cfg(feature = "consul")]
     pub(super) fn patiently(
         &self,
         request: crate::fetch::Request,

@@ -1,4 +1,4 @@
-//! Servers outside the process that hold what all servers of a cluster share: Consul, etcd, memcached, Nacos, NATS, Redis.
+//! Servers outside the process that hold what all servers of a cluster share: Consul, etcd, Kafka, memcached, Nacos, NATS, RabbitMQ, Redis.
 //!
 //! Each is behind a cargo feature of its own. A backend is opened once, and handed to the adapters that stand beside the
 //! implementations in memory, such as [`RedisLocator`](super::locator::RedisLocator). The calls block, for as long as the timeout
@@ -24,19 +24,25 @@ assert!(redis.stats().is_up);
 mod consul;
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "etcd")]
+mod etcd_keys;
 #[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]
 mod http;
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "memcache")]
 mod memcache;
 #[cfg(feature = "nacos")]
 mod nacos;
 #[cfg(feature = "nats")]
 mod nats;
-#[cfg(any(feature = "memcache", feature = "redis"))]
+#[cfg(any(feature = "memcache", feature = "rabbitmq", feature = "redis"))]
 mod pool;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(feature = "memcache")]
+#[cfg(any(feature = "memcache", feature = "rabbitmq"))]
 mod stream;
 
 use std::time::Duration;
@@ -46,11 +52,17 @@ use super::Error;
 #[cfg(feature = "consul")]
 pub use self::consul::{Consul, ConsulBuilder};
 #[cfg(feature = "etcd")]
-pub(in crate::cluster) use self::etcd::{Base64, Number, end_of_prefix, etcd_error};
+pub(in crate::cluster) use self::etcd::{Base64, Number, etcd_error};
 #[cfg(feature = "etcd")]
 pub use self::etcd::{Etcd, EtcdBuilder};
+#[cfg(feature = "etcd")]
+pub(in crate::cluster) use self::etcd_keys::{EtcdKeys, EtcdRecord};
 #[cfg(feature = "consul")]
 pub(in crate::cluster) use self::http::escape;
+#[cfg(feature = "kafka")]
+pub(in crate::cluster) use self::kafka::KafkaSubscription;
+#[cfg(feature = "kafka")]
+pub use self::kafka::{Kafka, KafkaBuilder};
 #[cfg(feature = "memcache")]
 pub use self::memcache::{Memcache, MemcacheBuilder};
 #[cfg(feature = "nacos")]
@@ -59,6 +71,10 @@ pub use self::nacos::{Nacos, NacosBuilder};
 pub(in crate::cluster) use self::nats::NatsSubscription;
 #[cfg(feature = "nats")]
 pub use self::nats::{Nats, NatsBuilder};
+#[cfg(feature = "rabbitmq")]
+pub(in crate::cluster) use self::rabbitmq::RabbitMqSubscription;
+#[cfg(feature = "rabbitmq")]
+pub use self::rabbitmq::{RabbitMq, RabbitMqBuilder};
 #[cfg(feature = "redis")]
 pub(in crate::cluster) use self::redis::{Listener, Subscriptions};
 #[cfg(feature = "redis")]

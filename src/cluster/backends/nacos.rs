@@ -59,13 +59,12 @@ impl Nacos {
         &self.0.namespace
     }
 
-    /// Makes a call, which the server may hold for up to `wait`. Returns none if what it concerns is not there.
+    /// Makes a call. Returns none if what it concerns is not there.
     pub(in crate::cluster) fn call(
         &self,
         method: &str,
         path: &str,
         params: Params<'_>,
-        wait: Duration,
     ) -> Result<Option<Vec<u8>>, Error> {
         let servers = &self.0.servers;
         servers.attempt(|url| {
@@ -85,12 +84,6 @@ impl Nacos {
                 false => servers
                     .client()
                     .request(method, format!("{url}{path}?{form}")),
-            };
-            let request = match wait.is_zero() {
-                true => request,
-                false => servers
-                    .patiently(request, wait)
-                    .header("Long-Pulling-Timeout", wait.as_millis().to_string()),
             };
             let response = request.send().map_err(Problem::lost)?;
             match response.status().as_u16() {

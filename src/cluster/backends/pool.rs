@@ -33,6 +33,10 @@ pub(super) enum Failure {
     /// The connection can no longer be used.
     Connection(String),
     /// The backend has refused the call.
+    #[cfg_attr(
+        not(any(feature = "memcache", feature = "redis")),
+        expect(dead_code, reason = "RabbitMQ closes the channel then")
+    )]
     Refused(String),
 }
 

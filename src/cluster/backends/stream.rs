@@ -95,6 +95,16 @@ impl Stream {
     }
 }
 
+#[cfg(feature = "rabbitmq")]
+impl Stream {
+    pub(super) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.set_read_timeout(Some(timeout)),
+            Self::Secure(stream) => stream.sock.set_read_timeout(Some(timeout)),
+        }
+    }
+}
+
 impl Read for Stream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {

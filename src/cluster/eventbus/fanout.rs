@@ -1,5 +1,5 @@
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 
@@ -41,9 +41,20 @@ struct Subscriber {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Arc<Message>>,
+    waiting: VecDeque<Arc<Delivery>>,
     over: bool,
 }
+
+/// A message on its way to its subscribers.
+struct Delivery {
+    message: Message,
+    /// The subscribers that have not handled it.
+    left: AtomicUsize,
+    done: Option<Done>,
+}
+
+/// Tells a backend that a message was handled by all of its subscribers.
+pub(super) type Done = Box<dyn Fn() + Send + Sync>;
 
 /// The default length of a subscriber's queue.
 pub(super) const QUEUE: usize = 1024;
@@ -65,15 +76,25 @@ impl Fanout {
         self.0.counters.published.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Gives a message to the subscribers of a topic.
-    pub(super) fn deliver(&self, topic: &str, message: impl FnOnce() -> Message) {
+    /// Gives a message to the subscribers of a topic. `done` is called when all have handled it. It is not called if a queue has dropped
+    /// it, or a subscription has ended before.
+    pub(super) fn deliver(
+        &self,
+        topic: &str,
+        message: impl FnOnce() -> Message,
+        done: Option<Done>,
+    ) {
         let shared = &*self.0;
         let Some(subscribers) = shared.topics.lock().by_name.get(topic).cloned() else {
             return;
         };
-        let message = Arc::new(message());
+        let delivery = Arc::new(Delivery {
+            message: message(),
+            left: AtomicUsize::new(subscribers.len()),
+            done,
+        });
         for subscriber in subscribers {
-            let dropped = subscriber.push(message.clone(), shared.queue, shared.when_full);
+            let dropped = subscriber.push(delivery.clone(), shared.queue, shared.when_full);
             (shared.counters.dropped).fetch_add(dropped.into(), Ordering::Relaxed);
         }
     }
@@ -110,7 +131,12 @@ impl Fanout {
     }
 
     /// Returns true if a topic has a subscriber.
-    #[cfg(any(feature = "nats", feature = "redis"))]
+    #[cfg(any(
+        feature = "kafka",
+        feature = "nats",
+        feature = "rabbitmq",
+        feature = "redis"
+    ))]
     pub(super) fn has(&self, topic: &str) -> bool {
         self.0.topics.lock().by_name.contains_key(topic)
     }
@@ -130,7 +156,7 @@ impl Fanout {
 
 impl Subscriber {
     /// Returns true if another message was dropped for this one.
-    fn push(&self, message: Arc<Message>, max: usize, when_full: WhenFull) -> bool {
+    fn push(&self, delivery: Arc<Delivery>, max: usize, when_full: WhenFull) -> bool {
         let mut state = self.state.lock();
         while when_full == WhenFull::Block && state.waiting.len() >= max && !state.over {
             self.changed.wait(&mut state);
@@ -142,7 +168,7 @@ impl Subscriber {
         if dropped {
             state.waiting.pop_front();
         }
-        state.waiting.push_back(message);
+        state.waiting.push_back(delivery);
         drop(state);
         self.changed.notify_all();
         dropped
@@ -157,16 +183,21 @@ impl Subscriber {
             if state.over {
                 return;
             }
-            let message = state.waiting.pop_front();
+            let delivery = state.waiting.pop_front();
             drop(state);
             self.changed.notify_all();
-            let Some(message) = message else {
+            let Some(delivery) = delivery else {
                 continue;
             };
             counters.delivered.fetch_add(1, Ordering::Relaxed);
             let what = "the handler of a subscription";
-            if panic::catch("epicycle::cluster", what, || handler(&message)) {
+            if panic::catch("epicycle::cluster", what, || handler(&delivery.message)) {
                 counters.panics.fetch_add(1, Ordering::Relaxed);
+            }
+            if delivery.left.fetch_sub(1, Ordering::AcqRel) == 1
+                && let Some(done) = &delivery.done
+            {
+                done();
             }
         }
     }

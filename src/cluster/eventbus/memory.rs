@@ -40,7 +40,7 @@ impl EventBus for MemoryEventBus {
     fn publish(&self, topic: &str, payload: &str) -> Result<(), Error> {
         check(topic)?;
         self.0.count_published();
-        self.0.deliver(topic, || Message::new(topic, payload));
+        self.0.deliver(topic, || Message::new(topic, payload), None);
         Ok(())
     }
 

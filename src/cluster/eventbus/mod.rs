@@ -18,12 +18,21 @@
 //! ```
 
 mod fanout;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(any(feature = "nats", feature = "redis"))]
+#[cfg(any(
+    feature = "kafka",
+    feature = "nats",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
 mod remote;
 
 use std::any::Any;
@@ -36,9 +45,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, from_text};
 
+#[cfg(feature = "kafka")]
+pub use self::kafka::KafkaEventBus;
 pub use self::memory::MemoryEventBus;
 #[cfg(feature = "nats")]
 pub use self::nats::NatsEventBus;
+#[cfg(feature = "rabbitmq")]
+pub use self::rabbitmq::RabbitMqEventBus;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisEventBus;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::fanout::{Fanout, QUEUE};
-use super::remote::Remote;
-use super::{BusStats, EventBus, Handler, Message, Subscription, WhenFull, check};
+use super::remote::{Carrier, Remote};
+use super::{BusStats, EventBus, Handler, Subscription, WhenFull};
 use crate::cluster::Error;
 use crate::cluster::backends::{Listener, Redis, Subscriptions};
 
@@ -14,13 +14,14 @@ use crate::cluster::backends::{Listener, Redis, Subscriptions};
 ///
 /// A message is delivered at most once: what is published while Redis, or the connection to it, is lost does not come later. Each
 /// subscription has a thread and a queue of 1,024 messages.
-#[derive(Clone)]
-pub struct RedisEventBus {
+#[derive(Clone, Debug)]
+pub struct RedisEventBus(Arc<Remote<Channels>>);
+
+struct Channels {
     redis: Redis,
-    prefix: Arc<str>,
-    remote: Arc<Remote<Channel>>,
+    prefix: String,
     /// The connection for subscriptions, from the first one on.
-    subscriptions: Arc<Mutex<Option<Arc<Subscriptions>>>>,
+    subscriptions: Mutex<Option<Arc<Subscriptions>>>,
 }
 
 /// The time within which Redis must confirm a subscription.
@@ -35,63 +36,65 @@ impl RedisEventBus {
     /// Returns a bus whose channels begin with `PREFIX:`, and whose subscribers have queues of so many messages. With
     /// [`WhenFull::Block`] the connection waits for a full queue, and Redis closes it if too much waits.
     pub fn with(redis: &Redis, prefix: &str, messages: usize, when_full: WhenFull) -> Self {
-        Self {
+        let channels = Channels {
             redis: redis.clone(),
-            prefix: prefix.into(),
-            remote: Arc::new(Remote::new(Fanout::new(messages, when_full))),
-            subscriptions: Arc::default(),
-        }
+            prefix: prefix.to_owned(),
+            subscriptions: Mutex::default(),
+        };
+        Self(Remote::new(channels, messages, when_full))
     }
 
     /// Returns the counters.
     pub fn stats(&self) -> BusStats {
-        self.remote.fanout.stats()
+        self.0.stats()
     }
+}
 
+impl Channels {
     fn channel(&self, topic: &str) -> String {
         format!("{}:{topic}", self.prefix)
     }
 
-    fn subscriptions(&self) -> Result<Arc<Subscriptions>, Error> {
+    fn subscriptions(&self, fanout: &Fanout) -> Result<Arc<Subscriptions>, Error> {
         let mut subscriptions = self.subscriptions.lock();
         if let Some(subscriptions) = &*subscriptions {
             return Ok(subscriptions.clone());
         }
         let incoming = Incoming {
             prefix: self.channel(""),
-            fanout: self.remote.fanout.clone(),
+            fanout: fanout.clone(),
         };
-        let started = Arc::new(Subscriptions::start(
-            &self.redis,
-            &self.prefix,
-            [],
-            incoming,
-        )?);
-        Ok(subscriptions.insert(started).clone())
+        let started = Subscriptions::start(&self.redis, &self.prefix, [], incoming)?;
+        Ok(subscriptions.insert(Arc::new(started)).clone())
+    }
+}
+
+impl Carrier for Channels {
+    type Subscription = Channel;
+
+    fn publish(&self, topic: &str, json: &str) -> Result<(), Error> {
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(self.channel(topic)).arg(json);
+        self.redis.query(&publish)
+    }
+
+    fn subscribe(&self, topic: &str, fanout: &Fanout) -> Result<Channel, Error> {
+        let (subscriptions, name) = (self.subscriptions(fanout)?, self.channel(topic));
+        subscriptions.add(&name, TIMEOUT)?;
+        Ok(Channel {
+            subscriptions,
+            name,
+        })
     }
 }
 
 impl EventBus for RedisEventBus {
     fn publish(&self, topic: &str, payload: &str) -> Result<(), Error> {
-        check(topic)?;
-        let mut publish = redis::cmd("PUBLISH");
-        publish.arg(self.channel(topic));
-        publish.arg(Message::new(topic, payload).to_json()?);
-        let () = self.redis.query(&publish)?;
-        self.remote.fanout.count_published();
-        Ok(())
+        self.0.publish(topic, payload)
     }
 
     fn subscribe(&self, topic: &str, handler: Handler) -> Result<Subscription, Error> {
-        check(topic)?;
-        self.remote.subscribe(topic, handler, || {
-            let (subscriptions, name) = (self.subscriptions()?, self.channel(topic));
-            subscriptions.add(&name, TIMEOUT)?;
-            Ok(Channel {
-                subscriptions,
-                name,
-            })
-        })
+        self.0.subscribe(topic, handler)
     }
 }
 
@@ -116,16 +119,16 @@ struct Incoming {
 impl Listener for Incoming {
     fn on_message(&self, channel: &str, payload: &[u8]) {
         if let Some(topic) = channel.strip_prefix(&self.prefix) {
-            self.fanout.deliver_json("redis", topic, payload);
+            self.fanout.deliver_json("redis", topic, payload, None);
         }
     }
 }
 
-impl fmt::Debug for RedisEventBus {
+impl fmt::Debug for Channels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisEventBus")
+        f.debug_struct("Channels")
             .field("redis", &self.redis)
-            .field("stats", &self.stats())
+            .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Instance;
-use crate::cluster::{Error, Watch, WatchSender, watch};
+use crate::cluster::polled::watch_polled;
+use crate::cluster::{Error, Watch};
 
 /// A registry at a backend that forgets a record unless it gets a beat from its server. Clones share it.
 pub(super) struct Agents<A>(Arc<Shared<A>>);
@@ -77,7 +78,12 @@ impl<A: Agent> Agents<A> {
         state.kept.insert(key(instance), instance.clone());
         if !state.is_running {
             let (keeper, weak) = (shared.keeper.clone(), Arc::downgrade(&self.0));
-            spawn::<A>("epicycle-beats", move || Shared::keep(&keeper, &weak))?;
+            thread::Builder::new()
+                .name("epicycle-beats".to_owned())
+                .spawn(move || Shared::keep(&keeper, &weak))
+                .map_err(|error| {
+                    Error::backend(A::BACKEND, format!("no thread for it: {error}"))
+                })?;
             state.is_running = true;
         }
         Ok(())
@@ -99,15 +105,8 @@ impl<A: Agent> Agents<A> {
     }
 
     pub(super) fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
-        let mut position = A::Position::default();
-        let first = self.0.agent.poll(name, &mut position)?;
-        let (sender, watch) = watch();
-        sender.replace(first.clone());
         let (own, name) = (self.0.clone(), name.to_owned());
-        spawn::<A>("epicycle-watch", move || {
-            own.follow(&name, &sender, first, position);
-        })?;
-        Ok(watch)
+        watch_polled(A::BACKEND, move |position| own.agent.poll(&name, position))
     }
 }
 
@@ -157,39 +156,6 @@ impl<A: Agent> Shared<A> {
         }
         Ok(())
     }
-
-    fn follow(
-        &self,
-        name: &str,
-        sender: &WatchSender<Vec<Instance>>,
-        mut last: Vec<Instance>,
-        mut position: A::Position,
-    ) {
-        while !sender.is_closed() {
-            match self.agent.poll(name, &mut position) {
-                Ok(list) => {
-                    sender.set_lost(false);
-                    if list != last {
-                        sender.replace(list.clone());
-                        last = list;
-                    }
-                }
-                Err(error) => {
-                    position = A::Position::default();
-                    log::debug!(target: "epicycle::cluster", "the watch of {name}: {error}");
-                    sender.set_lost(true);
-                    thread::sleep(RETRY);
-                }
-            }
-        }
-    }
-}
-
-fn spawn<A: Agent>(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
-    spawned
-        .map(drop)
-        .map_err(|error| Error::backend(A::BACKEND, format!("no thread for it: {error}")))
 }
 
 fn key(instance: &Instance) -> (String, String) {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -8,8 +8,8 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::{Instance, Registry};
-use crate::cluster::backends::{Base64, Etcd, Number, end_of_prefix, etcd_error};
-use crate::cluster::{Error, Watch, WatchSender, watch};
+use crate::cluster::backends::{Base64, Etcd, EtcdKeys, EtcdRecord, Number, etcd_error};
+use crate::cluster::{Error, Watch};
 
 /// A registry on etcd, in the format of due: the record of an instance is the JSON at `/services/NAME/ID`. Clones share it.
 ///
@@ -66,73 +66,13 @@ struct Remaining {
     ttl: Number,
 }
 
-#[derive(Serialize)]
-struct Range {
-    key: Base64,
-    range_end: Base64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    start_revision: Option<Number>,
-}
-
-#[derive(Deserialize)]
-struct Found {
-    header: Header,
-    #[serde(default)]
-    kvs: Vec<Record>,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    #[serde(default)]
-    revision: Number,
-}
-
-#[derive(Deserialize)]
-struct Record {
-    key: Base64,
-    #[serde(default)]
-    value: Base64,
-    #[serde(default)]
-    lease: Number,
-    #[serde(default)]
-    mod_revision: Number,
-}
-
-#[derive(Deserialize)]
-struct Watched {
-    result: Option<Changes>,
-}
-
-#[derive(Deserialize)]
-struct Changes {
-    header: Header,
-    /// The watch has ended, since changes that it asked for are no longer kept.
-    #[serde(default)]
-    canceled: bool,
-    #[serde(default)]
-    events: Vec<Change>,
-}
-
-#[derive(Deserialize)]
-struct Change {
-    /// Left out by etcd if the record was put.
-    #[serde(rename = "type", default)]
-    kind: String,
-    kv: Record,
-}
-
 #[derive(Deserialize)]
 struct Done {}
-
-/// The records of a name by their keys, and the revision up to which they are known.
-type Position = (BTreeMap<Vec<u8>, Instance>, i64);
 
 /// The time for which a record stays without a sign of life: due's retry interval and one second.
 const TTL: i64 = 11;
 const KEEP_ALIVE: Duration = Duration::from_millis(TTL as u64 * 1000 / 3);
 const RETRY: Duration = Duration::from_millis(500);
-/// A watch is begun anew after this time, from where it was. So a server that hangs is noticed, and the end of the watch.
-const TURN: Duration = Duration::from_secs(5);
 
 impl EtcdRegistry {
     /// Returns a registry with the namespace of due, `services`.
@@ -205,23 +145,6 @@ impl Shared {
         self.etcd.call(path, &Of { id: lease })
     }
 
-    fn list(&self, name: &str) -> Result<Position, Error> {
-        let prefix = self.prefix(name);
-        let range = Range {
-            range_end: Base64(end_of_prefix(&prefix)),
-            key: Base64(prefix.into_bytes()),
-            start_revision: None,
-        };
-        let found: Found = self.etcd.call("/v3/kv/range", &range)?;
-        let mut list = BTreeMap::new();
-        for record in found.kvs {
-            if let Some(instance) = read(&record) {
-                list.insert(record.key.0, instance);
-            }
-        }
-        Ok((list, found.header.revision.0))
-    }
-
     /// Keeps the records alive until there are none, or the registry is gone.
     fn keep(keeper: &Keeper, shared: &Weak<Self>) {
         let mut wait = KEEP_ALIVE;
@@ -286,93 +209,16 @@ impl Shared {
     }
 
     /// Returns the record of an instance.
-    fn find(&self, name: &str, id: &str) -> Result<Option<Record>, Error> {
-        #[derive(Serialize)]
-        struct Get {
-            key: Base64,
-        }
-        let key = Base64((self.prefix(name) + id).into_bytes());
-        let found: Found = self.etcd.call("/v3/kv/range", &Get { key })?;
-        Ok(found.kvs.into_iter().next())
+    fn find(&self, name: &str, id: &str) -> Result<Option<EtcdRecord>, Error> {
+        self.etcd.find(&(self.prefix(name) + id))
     }
 
-    fn follow(&self, name: &str, sender: &WatchSender<Vec<Instance>>, listed: Position) {
-        let mut position = Some(listed);
-        while !sender.is_closed() {
-            match self.follow_for_a_turn(name, sender, &mut position) {
-                Ok(()) => sender.set_lost(false),
-                Err(error) => {
-                    // The next attempt tells everything that has changed meanwhile.
-                    position = None;
-                    log::debug!(target: "epicycle::cluster", "the watch of {name}: {error}");
-                    sender.set_lost(true);
-                    thread::sleep(RETRY);
-                }
-            }
+    fn keys(&self, name: &str) -> EtcdKeys<Instance> {
+        EtcdKeys {
+            etcd: self.etcd.clone(),
+            prefix: self.prefix(name),
+            read,
         }
-    }
-
-    fn follow_for_a_turn(
-        &self,
-        name: &str,
-        sender: &WatchSender<Vec<Instance>>,
-        position: &mut Option<Position>,
-    ) -> Result<(), Error> {
-        #[derive(Serialize)]
-        struct Create {
-            create_request: Range,
-        }
-
-        let (list, revision) = match position {
-            Some(position) => position,
-            none => {
-                let (list, revision) = self.list(name)?;
-                sender.replace(list.values().cloned().collect());
-                sender.set_lost(false);
-                none.insert((list, revision))
-            }
-        };
-        let prefix = self.prefix(name);
-        let create = Create {
-            create_request: Range {
-                range_end: Base64(end_of_prefix(&prefix)),
-                key: Base64(prefix.into_bytes()),
-                start_revision: Some(Number(*revision + 1)),
-            },
-        };
-        let mut stream = self.etcd.stream("/v3/watch", &create, TURN)?;
-        while let Some(Watched { result }) = stream.next()? {
-            let Some(changes) = result else {
-                return Err(etcd_error("etcd refuses the watch"));
-            };
-            if changes.canceled {
-                return Err(etcd_error("changes were missed"));
-            }
-            // Of a server that is behind, or has begun anew without its data.
-            if changes.header.revision.0 < *revision {
-                return Err(etcd_error("etcd knows less than before"));
-            }
-            sender.set_lost(false);
-            if changes.events.is_empty() {
-                continue;
-            }
-            for change in changes.events {
-                // The header may be ahead of the events.
-                *revision = change.kv.mod_revision.0.max(*revision);
-                match read(&change.kv) {
-                    Some(instance) if change.kind != "DELETE" => {
-                        list.insert(change.kv.key.0, instance);
-                    }
-                    _ => {
-                        list.remove(&change.kv.key.0);
-                    }
-                }
-            }
-            if !sender.replace(list.values().cloned().collect()) {
-                return Ok(());
-            }
-        }
-        Ok(())
     }
 }
 
@@ -383,7 +229,7 @@ impl Drop for Shared {
     }
 }
 
-fn read(record: &Record) -> Option<Instance> {
+fn read(_prefix: &str, record: &EtcdRecord) -> Option<Instance> {
     if record.value.0.is_empty() {
         return None;
     }
@@ -449,20 +295,11 @@ impl Registry for EtcdRegistry {
     }
 
     fn services(&self, name: &str) -> Result<Vec<Instance>, Error> {
-        let (list, _) = self.0.list(name)?;
-        Ok(list.into_values().collect())
+        self.0.keys(name).list()
     }
 
     fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
-        let listed = self.0.list(name)?;
-        let (sender, watch) = watch();
-        sender.replace(listed.0.values().cloned().collect());
-        let (own, name) = (self.0.clone(), name.to_owned());
-        thread::Builder::new()
-            .name("epicycle-watch".to_owned())
-            .spawn(move || own.follow(&name, &sender, listed))
-            .map_err(|error| etcd_error(format!("no thread for a watch: {error}")))?;
-        Ok(watch)
+        self.0.keys(name).watch()
     }
 }
 

@@ -104,7 +104,7 @@ impl Services {
             ("ephemeral", "true"),
         ];
         params.extend_from_slice(more);
-        self.nacos.call(method, path, &params, Duration::ZERO)
+        self.nacos.call(method, path, &params)
     }
 }
 
@@ -160,7 +160,7 @@ impl Agent for Services {
             ("healthyOnly", "true"),
         ];
         let path = "/v1/ns/instance/list";
-        let answer = self.nacos.call("GET", path, &params, Duration::ZERO)?;
+        let answer = self.nacos.call("GET", path, &params)?;
         let listed = match answer {
             // Nobody has registered there yet.
             None => Listed {

@@ -1,0 +1,42 @@
+use std::thread;
+use std::time::Duration;
+
+use super::{Error, Watch, watch};
+
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Watches what `poll` returns, on a thread: at the first call for a position at once, and then when it may have changed or after some
+/// seconds.
+pub(super) fn watch_polled<T: Clone + PartialEq + Send + 'static, P: Default + Send + 'static>(
+    backend: &'static str,
+    poll: impl Fn(&mut P) -> Result<T, Error> + Send + 'static,
+) -> Result<Watch<T>, Error> {
+    let mut position = P::default();
+    let mut last = poll(&mut position)?;
+    let (sender, watch) = watch();
+    sender.replace(last.clone());
+    let follow = move || {
+        while !sender.is_closed() {
+            match poll(&mut position) {
+                Ok(new) => {
+                    sender.set_lost(false);
+                    if new != last {
+                        sender.replace(new.clone());
+                        last = new;
+                    }
+                }
+                Err(error) => {
+                    position = P::default();
+                    log::debug!(target: "epicycle::cluster", "a watch: {error}");
+                    sender.set_lost(true);
+                    thread::sleep(RETRY);
+                }
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("epicycle-watch".to_owned());
+    thread
+        .spawn(follow)
+        .map_err(|error| Error::backend(backend, format!("no thread for a watch: {error}")))?;
+    Ok(watch)
+}
