@@ -125,7 +125,7 @@ impl<A: 'static> ActorRoutes<A> {
         self
     }
 
-    /// Sets the handler of an event. The node must have one for it, too, which calls [`Request::next`].
+    /// Sets the handler of an event. The node must have one for it, too, which calls [`Request::next`](super::Request::next).
     pub fn event<E: Into<HandlerError>>(
         &mut self,
         event: Event,
@@ -135,8 +135,8 @@ impl<A: 'static> ActorRoutes<A> {
         self
     }
 
-    /// Sets the handler of packets of other routes, which only [`ActorRef::deliver`] and [`Request::next_to`] send. Default: they
-    /// are ignored and counted.
+    /// Sets the handler of packets of other routes, which only [`ActorRef::deliver`] and
+    /// [`Request::next_to`](super::Request::next_to) send. Default: they are ignored and counted.
     pub fn default_route<E: Into<HandlerError>>(
         &mut self,
         handler: impl Fn(&mut A, &mut ActorContext<'_, A>) -> Result<(), E> + Send + Sync + 'static,
@@ -179,7 +179,7 @@ impl ActorOptions {
         self
     }
 
-    /// Lets [`Node::drain`] wait until the actor has ended by itself. Default: the node ends it.
+    /// Lets [`Node::drain`](super::Node::drain) wait until the actor has ended by itself. Default: the node ends it.
     pub fn wait(mut self) -> Self {
         self.is_awaited = true;
         self
