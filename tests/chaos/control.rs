@@ -97,7 +97,7 @@ impl Group {
             let members: Vec<_> = (0..EACH * KINDS.len())
                 .map(|n| {
                     let kind = kinds[n % kinds.len()];
-                    let server = servers[kind as usize];
+                    let server = servers[kind.server()];
                     let rng = Rng::with_seed(seed ^ (n as u64) << 32);
                     scope.spawn(move || Member::new(kind, server, config, rng).run(&self.phase))
                 })

@@ -256,7 +256,7 @@ impl Place {
         let script = behaviour.script(kind, &mut self.rng);
         self.past += 1;
         let from = SocketAddr::new(behaviour.address(self.past).into(), 0);
-        let client = Client::start(behaviour, kind, script, from, servers[kind as usize])?;
+        let client = Client::start(behaviour, kind, script, from, servers[kind.server()])?;
         let fd = client.socket.as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry()

@@ -14,6 +14,15 @@ pub(crate) fn of(kind: Kind, rng: &mut Rng) -> Vec<u8> {
             [length.to_be_bytes().to_vec(), noise(rng)].concat()
         }
         Kind::Http => http(rng),
+        // A size that is too long, or one that is too short for a packet.
+        #[cfg(feature = "cluster")]
+        Kind::Packets => match rng.bool() {
+            true => rng
+                .u32(MAX_PAYLOAD as u32 + 6..=u32::MAX)
+                .to_be_bytes()
+                .to_vec(),
+            false => vec![0, 0, 0, 3, 0, 0, 1],
+        },
         Kind::Tls => match rng.u32(..3) {
             0 => http(rng),
             // A handshake record without a valid handshake message.

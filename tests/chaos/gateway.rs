@@ -103,7 +103,7 @@ pub(crate) fn serve() {
         stats: Arc::new(move || engine.stats().total()),
         under_way: Box::new(move || under_way(&for_metrics.metrics())),
         shutdown: Box::new(move || control.shutdown()),
-        join: Box::new(move || running.join()),
+        join: Box::new(move || running.join().into()),
     }]);
 }
 

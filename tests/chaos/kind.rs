@@ -8,9 +8,12 @@ pub(crate) enum Kind {
     Http,
     /// An echo over TLS.
     Tls,
+    /// A gate of a cluster, whose node sends packets back. It is not among the [`KINDS`], and stands for all of them.
+    #[cfg(feature = "cluster")]
+    Packets,
 }
 
-/// In the order of their numbers.
+/// The kinds that one process serves at once, in the order of their numbers.
 pub(crate) const KINDS: [Kind; 4] = [Kind::Echo, Kind::Frames, Kind::Http, Kind::Tls];
 
 impl Kind {
@@ -20,7 +23,14 @@ impl Kind {
             Kind::Frames => "frames",
             Kind::Http => "http",
             Kind::Tls => "tls",
+            #[cfg(feature = "cluster")]
+            Kind::Packets => "packets",
         }
+    }
+
+    /// Returns the place of its server among those of a process.
+    pub(crate) fn server(self) -> usize {
+        self as usize % KINDS.len()
     }
 
     /// Returns a request whose answer has this `payload`.
@@ -33,6 +43,8 @@ impl Kind {
                 format!("POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n")
                     .into_bytes()
             }
+            #[cfg(feature = "cluster")]
+            Kind::Packets => head_of_a_packet(payload.len()).to_vec(),
         };
         [&head, payload].concat()
     }
@@ -49,6 +61,14 @@ impl Kind {
                 None => Ok(None),
                 Some(length) if u32::from_be_bytes(*length) as usize == len => Ok(Some(4)),
                 Some(length) => Err(format!("a frame that begins with {length:?}, not {len}")),
+            },
+            #[cfg(feature = "cluster")]
+            Kind::Packets => match received.first_chunk() {
+                None => Ok(None),
+                Some(head) if *head == head_of_a_packet(len) => Ok(Some(head.len())),
+                Some(head) => Err(format!(
+                    "a packet that begins with {head:?}, of {len} bytes"
+                )),
             },
             Kind::Http => {
                 let Some(end) = end_of_head(received) else {
@@ -117,6 +137,13 @@ impl Kind {
         let begins = |class: &[u8]| received.starts_with(class);
         self == Kind::Http && (begins(b"HTTP/1.1 4") || begins(b"HTTP/1.1 5"))
     }
+}
+
+/// Returns the size, the header, the route 1 and the seq 1 of a packet with so many bytes of data.
+#[cfg(feature = "cluster")]
+fn head_of_a_packet(len: usize) -> [u8; 9] {
+    let [a, b, c, d] = (len as u32 + 5).to_be_bytes();
+    [a, b, c, d, 0, 0, 1, 0, 1]
 }
 
 fn end_of_head(received: &[u8]) -> Option<usize> {

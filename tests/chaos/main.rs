@@ -6,7 +6,8 @@
 //! answer. Every connection must have been opened and closed once, for the reason that its client caused. The process must
 //! have as many descriptors and as much memory as before. The shutdown happens during another storm.
 //!
-//! Another storm is against a gateway, some of whose nodes are hostile too, and a third one against the proxies of a gateway.
+//! Another storm is against a gateway, some of whose nodes are hostile too, a third one against the proxies of a gateway, and a
+//! fourth one against the gate of a cluster.
 //!
 //! A short storm is part of the test run. This runs a long one, and prints its summary:
 //!
@@ -31,6 +32,8 @@ mod crowd;
 #[path = "../gateway/evil.rs"]
 mod evil;
 mod garbage;
+#[cfg(feature = "cluster")]
+mod gate;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod kind;
@@ -86,6 +89,16 @@ fn a_gateway_weathers_hostile_clients_and_hostile_nodes() {
         return gateway::serve();
     }
     gateway::weather(test, seed(test));
+}
+
+#[cfg(feature = "cluster")]
+#[test]
+fn a_gate_and_its_node_weather_hostile_clients() {
+    let test = "a_gate_and_its_node_weather_hostile_clients";
+    if server::is_wanted(test) {
+        return gate::serve();
+    }
+    storm::pass_a_gate(test, seed(test));
 }
 
 #[cfg(feature = "gateway")]

@@ -558,6 +558,6 @@ pub(crate) fn serve() {
         stats: Arc::new(move || engine.stats().total()),
         under_way: Box::new(move || super::gateway::under_way(&control.metrics())),
         shutdown: Box::new(move || for_shutdown.shutdown()),
-        join: Box::new(move || running.join()),
+        join: Box::new(move || running.join().into()),
     }]);
 }

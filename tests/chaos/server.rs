@@ -135,7 +135,25 @@ pub(super) struct Started {
     /// Counts what is under way beside the connections.
     pub(super) under_way: Box<dyn Fn() -> u64>,
     pub(super) shutdown: Box<dyn Fn()>,
-    pub(super) join: Box<dyn FnOnce() -> Report>,
+    pub(super) join: Box<dyn FnOnce() -> End>,
+}
+
+/// The last counters of a server.
+pub(super) struct End {
+    pub(super) stats: ReactorStats,
+    /// The connections that ended by themselves during the shutdown, and those that were ended by force.
+    pub(super) drained: u64,
+    pub(super) forced: u64,
+}
+
+impl From<Report> for End {
+    fn from(report: Report) -> Self {
+        Self {
+            stats: report.stats.total(),
+            drained: report.drained as u64,
+            forced: report.forced as u64,
+        }
+    }
 }
 
 fn start<P: Answering>(mode: Mode, kind: Kind, listen: Listen) -> Started {
@@ -154,7 +172,7 @@ fn start<P: Answering>(mode: Mode, kind: Kind, listen: Listen) -> Started {
         stats: Arc::new(move || engine.stats().total()),
         under_way: Box::new(|| 0),
         shutdown: Box::new(move || for_shutdown.shutdown()),
-        join: Box::new(move || running.join()),
+        join: Box::new(move || running.join().into()),
     }
 }
 
@@ -168,10 +186,10 @@ impl Started {
 
     /// Waits for its end. Returns its final counters.
     fn end(self) -> Value {
-        let report = (self.join)();
-        let mut counts = counts(self.name, &self.ledger, report.stats.total());
-        counts["drained"] = report.drained.into();
-        counts["forced"] = report.forced.into();
+        let end = (self.join)();
+        let mut counts = counts(self.name, &self.ledger, end.stats);
+        counts["drained"] = end.drained.into();
+        counts["forced"] = end.forced.into();
         counts
     }
 }

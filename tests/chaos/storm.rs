@@ -71,7 +71,24 @@ pub(crate) fn pass_a_gateway(test: &str, nodes: &str, seed: u64) {
         clients,
     }
     .print(&seen);
-    verdict::on_a_gateway(&seen);
+    verdict::on_one(&seen, Kind::Http);
+}
+
+/// Runs a storm of clients of a cluster against its gate.
+#[cfg(feature = "cluster")]
+pub(crate) fn pass_a_gate(test: &str, seed: u64) {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Each request passes two servers, both ways.
+    let clients = clients() / 8;
+    let servers = Servers::start(test, "");
+    let seen = weather(servers, seed, clients, &[Kind::Packets]);
+    Summary {
+        servers: "a gate with two reactors, and a node",
+        seed,
+        clients,
+    }
+    .print(&seen);
+    verdict::on_one(&seen, Kind::Packets);
 }
 
 fn weather(mut servers: Servers, seed: u64, clients: usize, kinds: &[Kind]) -> Seen {
@@ -84,7 +101,12 @@ fn weather(mut servers: Servers, seed: u64, clients: usize, kinds: &[Kind]) -> S
         kinds,
     };
     // Floods fill the reactors' pools of buffers, which then stay full.
-    let floods = [&BEHAVIOURS[..], &[Behaviour::Flooding; 24]].concat();
+    let floods = match kinds {
+        // They would take all the room of its link to the node, which all clients share.
+        #[cfg(feature = "cluster")]
+        [Kind::Packets] => BEHAVIOURS.to_vec(),
+        _ => [&BEHAVIOURS[..], &[Behaviour::Flooding; 24]].concat(),
+    };
     let warm_up = Crowd {
         seed: !seed,
         lasting: WARM_UP,

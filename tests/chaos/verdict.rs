@@ -37,13 +37,13 @@ pub(crate) fn on(seen: &Seen, clients: usize) {
     on_resources(seen, clients);
 }
 
-/// Asserts all conditions for a gateway.
-#[cfg(feature = "gateway")]
-pub(crate) fn on_a_gateway(seen: &Seen) {
+/// Asserts all conditions for a gateway, or the gate of a cluster, which stands for every kind.
+#[cfg(any(feature = "gateway", feature = "cluster"))]
+pub(crate) fn on_one(seen: &Seen, kind: Kind) {
     on_clients(&seen.done);
     for behaviour in BEHAVIOURS {
         let who = behaviour.words();
-        let connected = seen.done.connected.get(&(who, Kind::Http.name()));
+        let connected = seen.done.connected.get(&(who, kind.name()));
         assert!(connected.is_some(), "nobody came to {who:?}");
     }
     for counts in [&seen.after.servers[0], &seen.end[0]] {

@@ -217,7 +217,8 @@ impl GateBuilder {
     }
 
     /// Sets who sends heartbeats, and their interval. A client that is silent for two intervals is closed; every packet is a sign
-    /// of life. With [`Duration::ZERO`] no client is closed for that. Default: [`HeartbeatMode::Respond`], 10 s.
+    /// of life. One for which output waits and that takes none of it for as long is closed, too. With [`Duration::ZERO`] no client is
+    /// closed for either. Default: [`HeartbeatMode::Respond`], 10 s.
     pub fn heartbeat(mut self, mode: HeartbeatMode, interval: Duration) -> Self {
         (self.options.heartbeat, self.options.interval) = (mode, interval);
         self
@@ -300,6 +301,11 @@ impl GateBuilder {
             .outbound_limit(self.options.outbound_limit)
             .high_water(self.options.outbound_limit / 4)
             .handshake_timeout(HANDSHAKE);
+        // Nothing is heard of a client whose input waits until it has read.
+        let clients = match self.options.interval {
+            Duration::ZERO => clients,
+            interval => clients.write_stall_timeout(interval.saturating_mul(2)),
+        };
         let links = ConnLimits::new()
             .outbound_limit(LINK_OUTPUT)
             .outbound_policy(OutboundPolicy::Drop);
