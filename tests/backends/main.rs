@@ -1,5 +1,8 @@
 //! The backends of the cluster, against real servers, which each test starts for itself.
 
+#[allow(dead_code, reason = "other tests use the rest of the stand-ins")]
+#[path = "../cluster/rig.rs"]
+mod rig;
 #[path = "../util/mod.rs"]
 mod util;
 #[allow(
@@ -14,6 +17,7 @@ mod center;
 mod consul;
 mod etcd_registry;
 mod etcd_server;
+mod interworking;
 mod kafka;
 mod memcache;
 mod nacos;
