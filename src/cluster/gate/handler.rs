@@ -172,7 +172,8 @@ impl GateReactor {
     }
 
     /// Asks for a call at the end of the turn, if there is something to do.
-    fn settle(&self, conn: &mut Conn<'_, Self>) {
+    fn settle(&mut self, conn: &mut Conn<'_, Self>) {
+        self.lanes.flush_long(&mut conn.reactor());
         if self.has_to_do() {
             conn.request_turn_end();
         }

@@ -128,6 +128,9 @@ struct Opening {
     leaves: bool,
 }
 
+/// The largest buffer for output that is kept, in bytes.
+const KEPT_OUTPUT: usize = 256 << 10;
+
 /// The numbers of the opening's requests. Calls have higher ones.
 const HANDSHAKE: u64 = 1;
 const HELLO: u64 = 2;
@@ -395,6 +398,8 @@ impl<T> Lane<T> {
             });
         }
         if !matches!(self.phase, Phase::Down) && self.next_heartbeat <= now {
+            // A lane with little to send does not keep the buffer of a busy hour.
+            self.output.shrink_to_fit();
             self.output.extend_from_slice(LinkHeartbeat.as_bytes());
             self.next_heartbeat = now.saturating_add(self.options.heartbeat);
         }
@@ -418,6 +423,20 @@ impl<T> Lane<T> {
     #[must_use = "they are not kept"]
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
+    }
+
+    /// Passes the bytes to write to the connection to `write`, and keeps their buffer for the next ones.
+    pub(in crate::cluster) fn write_output(&mut self, write: impl FnOnce(&[u8])) {
+        if !self.output.is_empty() {
+            write(&self.output);
+            self.output.clear();
+            self.output.shrink_to(KEPT_OUTPUT);
+        }
+    }
+
+    /// Returns the number of bytes to write to the connection.
+    pub(in crate::cluster) fn output_len(&self) -> usize {
+        self.output.len()
     }
 
     /// Returns true if the peer is known and takes requests.

@@ -18,7 +18,8 @@ use crate::tls::TlsClient;
 
 /// The lanes of one reactor, one to each peer. It dials them, for as long as the peers are registered.
 ///
-/// The frames of a turn leave at its end, with [`flush`](Self::flush), in one write for each lane.
+/// The frames of a turn leave at its end, with [`flush`](Self::flush), in one write for each lane. Many of them leave earlier, with
+/// [`flush_long`](Self::flush_long).
 pub(in crate::cluster) struct Lanes<T> {
     ours: Identity,
     secret: Option<Secret>,
@@ -27,10 +28,12 @@ pub(in crate::cluster) struct Lanes<T> {
     tls: Option<TlsClient>,
     /// By the token of their connections.
     lanes: FxHashMap<u64, Dialled<T>>,
-    by_id: HashMap<String, u64>,
+    by_id: FxHashMap<String, u64>,
     last_token: u64,
     /// The lanes with something to write.
     changed: Vec<u64>,
+    /// True if one of them has [`LONG`] output.
+    has_long: bool,
     /// The moment from which times count.
     began: Option<Instant>,
     /// The time of the pending timer. Others that fire are out of date.
@@ -78,6 +81,10 @@ const MAX_EXPECTED: usize = 1024;
 /// The usual high-water mark of a link.
 const HIGH_WATER: usize = 1 << 20;
 
+/// The number of bytes that are written before the end of the turn: they are still in a core's cache then, and the peer has something
+/// to do.
+const LONG: usize = 64 << 10;
+
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<T> Lanes<T> {
@@ -93,9 +100,10 @@ impl<T> Lanes<T> {
             #[cfg(feature = "tls")]
             tls: None,
             lanes: FxHashMap::default(),
-            by_id: HashMap::new(),
+            by_id: FxHashMap::default(),
             last_token: 0,
             changed: Vec::new(),
+            has_long: false,
             began: None,
             timer: None,
             lost: Lost::default(),
@@ -169,7 +177,9 @@ impl<T> Lanes<T> {
     ) -> Result<(), Error> {
         let now = self.time(now);
         let dialled = self.changing(id)?;
-        dialled.lane.send(request, now, dialled.backlog)
+        let sent = dialled.lane.send(request, now, dialled.backlog);
+        self.has_long |= dialled.lane.output_len() >= LONG;
+        sent
     }
 
     /// Sends a request whose answer comes as a [`LaneEvent::Answered`] with this token. It leaves with the next
@@ -301,18 +311,40 @@ impl<T> Lanes<T> {
 
     /// Writes what was sent since the last call.
     pub(in crate::cluster) fn flush<H: LinkTimer>(&mut self, reactor: &mut Reactor<'_, H>) {
-        if self.changed.is_empty() {
-            return;
-        }
-        for token in std::mem::take(&mut self.changed) {
+        self.has_long = false;
+        let mut first = None;
+        for token in self.changed.drain(..) {
             if let Some(dialled) = self.lanes.get_mut(&token) {
                 dialled.is_changed = false;
                 if let Some(conn) = dialled.conn {
                     reactor.with(conn, |conn, _| dialled.write(conn));
                 }
+                let next = dialled.lane.next_tick();
+                first = [first, next].into_iter().flatten().min();
             }
         }
-        self.set_timer(reactor);
+        // The timer is set for the other lanes already.
+        self.set_timer_for(first, reactor);
+    }
+
+    /// Writes to the lanes that have much to write. Call it behind each callback that may have sent something.
+    #[inline]
+    pub(in crate::cluster) fn flush_long<H: LinkTimer>(&mut self, reactor: &mut Reactor<'_, H>) {
+        if self.has_long {
+            self.has_long = false;
+            self.write_long(reactor);
+        }
+    }
+
+    fn write_long<H: LinkTimer>(&mut self, reactor: &mut Reactor<'_, H>) {
+        for token in &self.changed {
+            if let Some(dialled) = self.lanes.get_mut(token)
+                && dialled.lane.output_len() >= LONG
+                && let Some(conn) = dialled.conn
+            {
+                reactor.with(conn, |conn, _| dialled.write(conn));
+            }
+        }
     }
 
     /// Does what is due: heartbeats, timeouts, dials.
@@ -474,6 +506,14 @@ impl<T> Lanes<T> {
         let first = dials
             .chain(lanes.filter_map(|dialled| dialled.lane.next_tick()))
             .min();
+        self.set_timer_for(first, reactor);
+    }
+
+    fn set_timer_for<H: LinkTimer>(
+        &mut self,
+        first: Option<Duration>,
+        reactor: &mut Reactor<'_, H>,
+    ) {
         let Some(first) = first else { return };
         if self.timer.is_some_and(|at| at <= first) {
             return;
@@ -536,13 +576,12 @@ impl<T> Dialled<T> {
     }
 
     fn write<H: LinkTimer>(&mut self, conn: &mut Conn<'_, H>) {
-        let output = self.lane.take_output();
-        if !output.is_empty()
-            && let Err(error) = conn.write(&output)
-        {
-            // It is closing, and the next connection begins anew.
-            log::debug!(target: "epicycle::cluster", "the link to {}: {error}", self.theirs.id);
-        }
+        self.lane.write_output(|output| {
+            if let Err(error) = conn.write(output) {
+                // It is closing, and the next connection begins anew.
+                log::debug!(target: "epicycle::cluster", "the link to {}: {error}", self.theirs.id);
+            }
+        });
         self.backlog = conn.buffered_out();
     }
 }

@@ -153,6 +153,7 @@ impl<T: 'static> NodeReactor<T> {
         if self.core.has_new_peer {
             self.dial(reactor);
         }
+        self.core.lanes.flush_long(reactor);
         if self.core.is_unsettled() {
             self.core.is_pending = true;
             reactor.request_turn_end();
