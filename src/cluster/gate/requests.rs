@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::handler::GateReactor;
 use super::work::{Parcel, Reply, Task, Who, Work};
+use super::working::{Push, send_bytes};
 use crate::cluster::drpc::{Answer, Code, Op, Request, Scope, Target, Targets, Value};
 use crate::cluster::packet::{EncodedPacket, PacketFrame};
 use crate::cluster::session::reactor_of;
@@ -63,6 +64,12 @@ impl GateReactor {
             Request::Disconnect { target, force } => {
                 self.assign_target(&asked, target, |who| Task::Disconnect { who, force });
             }
+            Request::Push {
+                target,
+                disconnect,
+                packet,
+            } if self.queue.is_empty()
+                && self.push_at_once(conn, &asked, target, disconnect, packet) => {}
             Request::Push {
                 target,
                 disconnect,
@@ -153,17 +160,54 @@ impl GateReactor {
         Action::Continue
     }
 
+    /// Pushes a packet right from the input, which must not overtake a task of the queue. Returns false if it must go that way: the
+    /// client is on another reactor, or the packet is faulty.
+    fn push_at_once(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        asked: &Asked,
+        target: Target,
+        disconnect: bool,
+        packet: &[u8],
+    ) -> bool {
+        let Some(who) = self
+            .who(target)
+            .filter(|who| reactor_of(who.cid) == self.id)
+        else {
+            return false;
+        };
+        let Some(route) = self.route_of(packet) else {
+            return false;
+        };
+        let push = Push {
+            bytes: packet,
+            route,
+            disconnect,
+        };
+        let send = |conn: &mut Conn<'_, Self>| send_bytes(conn, packet);
+        let code = match self.push(who, push, send, &mut conn.reactor()) {
+            true => Code::Done,
+            false => Code::NotFound,
+        };
+        self.answer_now(asked, code, Value::None);
+        true
+    }
+
     /// Checks a packet, which comes from another server, and copies it.
     fn parcel(&self, packet: &[u8], disconnect: bool) -> Option<Arc<Parcel>> {
-        let bytes = Bytes::copy_from_slice(packet);
-        let options = &self.shared.options.packet;
-        let route = match options.decode_message(packet).ok()? {
-            PacketFrame::Packet { packet, .. } => packet.route,
-            // A heartbeat or a control packet.
-            _ => 0,
-        };
-        let packet = EncodedPacket::from_wire(options, bytes).ok()?;
+        let route = self.route_of(packet)?;
+        let packet = Bytes::copy_from_slice(packet);
+        let packet = EncodedPacket::from_wire(&self.shared.options.packet, packet).ok()?;
         Some(Parcel::new(packet, route, disconnect))
+    }
+
+    /// Returns the route of a packet from another server, or `None` if it is faulty.
+    fn route_of(&self, packet: &[u8]) -> Option<i32> {
+        match self.shared.options.packet.decode_message(packet).ok()? {
+            PacketFrame::Packet { packet, .. } => Some(packet.route),
+            PacketFrame::Empty => None,
+            PacketFrame::Heartbeat(_) | PacketFrame::Control(_) => Some(0),
+        }
     }
 
     /// Finds the connection of a target. One that was told by its number may be gone.

@@ -72,7 +72,7 @@ impl GateReactor {
             Task::Disconnect { who, force } => (self.disconnect(who, force, reactor), Value::None),
             Task::Push { who, parcel } => {
                 *left -= 1;
-                let code = match self.push(who, &parcel, reactor) {
+                let code = match self.push_parcel(who, &parcel, reactor) {
                     true => Code::Done,
                     false => Code::NotFound,
                 };
@@ -95,7 +95,7 @@ impl GateReactor {
             } => {
                 while next < to.len() && *left > 0 {
                     *left -= 1;
-                    sent += u64::from(self.push(to[next], &parcel, reactor));
+                    sent += u64::from(self.push_parcel(to[next], &parcel, reactor));
                     next += 1;
                 }
                 if next < to.len() {
@@ -179,13 +179,34 @@ impl GateReactor {
         closed.map_or(Code::NotFound, |()| Code::Done)
     }
 
-    /// Pushes to a client. Returns true if there is one.
-    fn push(&mut self, who: Who, parcel: &Parcel, reactor: &mut Reactor<'_, Self>) -> bool {
+    fn push_parcel(&mut self, who: Who, parcel: &Parcel, reactor: &mut Reactor<'_, Self>) -> bool {
+        let push = Push {
+            bytes: parcel.packet.as_bytes(),
+            route: parcel.route,
+            disconnect: parcel.disconnect,
+        };
+        self.push(who, push, |conn| send(conn, parcel), reactor)
+    }
+
+    /// Pushes to a client with `send`. Returns true if there is one.
+    pub(super) fn push(
+        &mut self,
+        who: Who,
+        push: Push<'_>,
+        send: impl FnOnce(&mut Conn<'_, Self>) -> Result<(), WriteError>,
+        reactor: &mut Reactor<'_, Self>,
+    ) -> bool {
         let Some(id) = self.sessions.find(who.cid, who.uid) else {
             return false;
         };
         let pushed = reactor.with(id, |conn, session| {
-            matches!(session, Session::Client(_)).then(|| send(conn, parcel))
+            matches!(session, Session::Client(_)).then(|| {
+                let sent = send(conn);
+                if push.disconnect && sent.is_ok() {
+                    close(conn);
+                }
+                sent
+            })
         });
         let Some(Some(sent)) = pushed else {
             return false;
@@ -193,11 +214,11 @@ impl GateReactor {
         let counters = self.counters();
         match sent {
             Ok(()) => {
-                let bytes = parcel.packet.as_bytes().len() as u64;
+                let bytes = push.bytes.len() as u64;
                 counters.pushed.add(1);
                 counters.bytes_pushed.add(bytes);
                 // A node has sent it, so its route exists.
-                let counters = self.by_route.of(parcel.route, || true);
+                let counters = self.by_route.of(push.route, || true);
                 counters.pushed.add(1);
                 counters.bytes_pushed.add(bytes);
             }
@@ -214,17 +235,36 @@ impl GateReactor {
     }
 }
 
+/// A packet on its way to a client.
+#[derive(Clone, Copy)]
+pub(super) struct Push<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) route: i32,
+    /// True if the client is to be disconnected after it.
+    pub(super) disconnect: bool,
+}
+
+/// Sends a packet that other clients get too.
 fn send(conn: &mut Conn<'_, GateReactor>, parcel: &Parcel) -> Result<(), WriteError> {
-    let sent = match conn.codec() {
+    match conn.codec() {
         Protocol::Socket(_) => conn.send(parcel.framed()),
-        #[cfg(feature = "kcp")]
-        Protocol::Kcp(_) => over_kcp::send(conn, parcel.packet.as_bytes(), Client::FLUSH),
-        _ => conn.send(parcel.packet.clone()),
-    };
-    if parcel.disconnect && sent.is_ok() {
-        close(conn);
+        Protocol::Packets(_) => conn.send(parcel.packet.clone()),
+        _ => send_bytes(conn, parcel.packet.as_bytes()),
     }
-    sent
+}
+
+/// Sends a copy of a packet.
+pub(super) fn send_bytes(
+    conn: &mut Conn<'_, GateReactor>,
+    packet: &[u8],
+) -> Result<(), WriteError> {
+    match conn.codec() {
+        Protocol::Socket(_) => conn.send(packet),
+        #[cfg(feature = "kcp")]
+        Protocol::Kcp(_) => over_kcp::send(conn, packet, Client::FLUSH),
+        // The packet is its own frame.
+        _ => conn.write(packet),
+    }
 }
 
 fn fan_out(to: Vec<Who>, parcel: Arc<Parcel>) -> Task {
