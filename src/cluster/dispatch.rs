@@ -27,11 +27,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 
 use super::registry::{Instance, RouteSpec};
 use super::{Error, Event, State};
 use crate::balance::{
-    Balancer, Node, NodeId, NodeSpec, Nodes, Place, Random, Rendezvous, RoundRobin, Weighted,
+    Balancer, Node, NodeId, NodeSpec, Nodes, Place, Rendezvous, RoundRobin, Weighted,
 };
 
 /// The way in which one of several nodes is picked for a stateless route.
@@ -148,7 +149,7 @@ pub struct RouteTable(Arc<Table>);
 
 struct Table {
     policy: Policy,
-    routes: HashMap<i32, Route>,
+    routes: FxHashMap<i32, Route>,
     groups: HashMap<Arc<str>, Group>,
     by_id: HashMap<String, Arc<Instance>>,
     /// The nodes that want each event, by its number less one.
@@ -158,8 +159,15 @@ struct Table {
 struct Route {
     spec: RouteSpec,
     group: Group,
-    /// The nodes of the group, of which those that do not serve the route get nothing.
-    nodes: Nodes,
+    way: Way,
+}
+
+/// The way in which a node is picked.
+enum Way {
+    /// At random, without a lock: from those in `work`, and if there are none, from those in `busy`.
+    Random([Vec<Arc<Instance>>; 2]),
+    /// By the balancer of the group, from its nodes, of which those that do not serve the route get nothing.
+    Balanced(Nodes, SharedBalancer),
 }
 
 /// The nodes of an alias.
@@ -168,19 +176,22 @@ struct Group {
     alias: Arc<str>,
     nodes: Nodes,
     /// By the ids of the balancer.
-    instances: Arc<HashMap<NodeId, Arc<Instance>>>,
+    instances: Arc<FxHashMap<NodeId, Arc<Instance>>>,
     /// The nodes that serve each route.
     servers: Arc<HashMap<i32, HashSet<NodeId>>>,
-    /// Shared by all threads and by all later tables, since turns are exact only together.
-    balancer: Arc<Mutex<Box<dyn Balancer>>>,
+    /// `None` if nodes are picked at random.
+    balancer: Option<SharedBalancer>,
 }
+
+/// Shared by all threads and by all later tables, since turns are exact only together.
+type SharedBalancer = Arc<Mutex<Box<dyn Balancer>>>;
 
 impl RouteTable {
     /// Returns a table without nodes.
     pub fn new(policy: Policy) -> Self {
         Self(Arc::new(Table {
             policy,
-            routes: HashMap::new(),
+            routes: FxHashMap::default(),
             groups: HashMap::new(),
             by_id: HashMap::new(),
             events: Default::default(),
@@ -195,7 +206,7 @@ impl RouteTable {
             by_alias.entry(&node.alias).or_default().push(node);
         }
         let mut disagreements = Vec::new();
-        let mut routes: HashMap<i32, Route> = HashMap::new();
+        let mut routes: FxHashMap<i32, Route> = FxHashMap::default();
         let mut groups = HashMap::new();
         for (alias, mut members) in by_alias {
             // The order of the registry is any, and turns go by the order.
@@ -221,9 +232,16 @@ impl RouteTable {
                     );
                     continue;
                 }
+                let way = match &group.balancer {
+                    Some(balancer) => Way::Balanced(group.serving(id), balancer.clone()),
+                    None => {
+                        let states = [State::Work, State::Busy];
+                        Way::Random(states.map(|state| group.in_state(state, id)))
+                    }
+                };
                 let route = Route {
                     spec,
-                    nodes: group.serving(id),
+                    way,
                     group: group.clone(),
                 };
                 routes.insert(id, route);
@@ -331,12 +349,14 @@ impl RouteTable {
             Some(old) => (old.alias.clone(), old.balancer.clone(), old.nodes.clone()),
             None => {
                 let nodes = Nodes::new([]).fail_open(false);
-                (alias.into(), Arc::new(Mutex::new(policy.balancer())), nodes)
+                let balancer = policy.balancer();
+                let balancer = balancer.map(|balancer| Arc::new(Mutex::new(balancer)));
+                (alias.into(), balancer, nodes)
             }
         };
         let nodes = before.updated(specs).0;
         let by_id: HashMap<&str, _> = takers.map(|node| (node.id.as_str(), *node)).collect();
-        let instances: HashMap<NodeId, Arc<Instance>> = nodes
+        let instances: FxHashMap<NodeId, Arc<Instance>> = nodes
             .iter()
             .filter_map(|node| Some((node.id(), (*by_id.get(node.address())?).clone())))
             .collect();
@@ -365,32 +385,53 @@ impl Group {
         let others: Vec<_> = ids.filter(|id| !serves(id)).collect();
         self.nodes.without(&others)
     }
+
+    /// Returns the instances in a state that serve the route.
+    fn in_state(&self, state: State, route: i32) -> Vec<Arc<Instance>> {
+        let servers = self.servers.get(&route).into_iter().flatten();
+        let instances = servers.filter_map(|id| self.instances.get(id));
+        let wanted = instances.filter(|instance| instance.state == state);
+        wanted.cloned().collect()
+    }
 }
 
 impl Route {
     fn pick(&self, key: u64, tried: &[Arc<Instance>]) -> Option<&Arc<Instance>> {
         let instances = &self.group.instances;
-        let mut balancer = self.group.balancer.lock();
+        let is_tried = |instance| tried.iter().any(|tried| Arc::ptr_eq(tried, instance));
+        let (nodes, balancer) = match &self.way {
+            Way::Random(states) if tried.is_empty() => {
+                return states.iter().find_map(fastrand::choice);
+            }
+            Way::Random(states) => {
+                return states.iter().find_map(|nodes| {
+                    let left = nodes.iter().filter(|node| !is_tried(node));
+                    fastrand::choice(left.collect::<Vec<_>>())
+                });
+            }
+            Way::Balanced(nodes, balancer) => (nodes, balancer),
+        };
+        let mut balancer = balancer.lock();
         let picked = if tried.is_empty() {
-            balancer.pick(&self.nodes, key)?
+            balancer.pick(nodes, key)?
         } else {
-            let is_tried = |instance| tried.iter().any(|tried| Arc::ptr_eq(tried, instance));
             let tried = instances.iter().filter(|(_, instance)| is_tried(instance));
             // Together with those that do not serve the route.
             let tried: Vec<_> = tried.map(|(id, _)| *id).collect();
-            balancer.pick(&self.nodes.without(&tried), key)?
+            balancer.pick(&nodes.without(&tried), key)?
         };
         instances.get(&picked)
     }
 }
 
 impl Policy {
-    fn balancer(self) -> Box<dyn Balancer> {
+    /// Returns what picks nodes in turn or by a key, or `None` if they are picked at random.
+    fn balancer(self) -> Option<Box<dyn Balancer>> {
         match self {
-            Policy::Random => Box::new(Random::new(fastrand::u64(..))),
-            Policy::RoundRobin => Box::new(RoundRobin::new(Place::ALONE)),
-            Policy::Weighted => Box::new(Weighted::new(Place::ALONE)),
-            Policy::Hash => Box::new(Rendezvous::new()),
+            Policy::Random => None,
+            Policy::RoundRobin => Some(Box::new(RoundRobin::new(Place::ALONE))),
+            Policy::Weighted => Some(Box::new(Weighted::new(Place::ALONE))),
+            Policy::Hash => Some(Box::new(Rendezvous::new())),
         }
     }
 }
