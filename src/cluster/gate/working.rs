@@ -72,7 +72,7 @@ impl GateReactor {
             Task::Disconnect { who, force } => (self.disconnect(who, force, reactor), Value::None),
             Task::Push { who, parcel } => {
                 *left -= 1;
-                let code = match self.push_parcel(who, &parcel, reactor) {
+                let code = match self.push_parcel(who, &parcel, false, reactor) {
                     true => Code::Done,
                     false => Code::NotFound,
                 };
@@ -93,9 +93,12 @@ impl GateReactor {
                 mut sent,
                 parcel,
             } => {
+                // What comes behind it may be for the same clients, and leaves together with it then.
+                let is_alone = self.queue.is_empty();
                 while next < to.len() && *left > 0 {
                     *left -= 1;
-                    sent += u64::from(self.push_parcel(to[next], &parcel, reactor));
+                    let pushed = self.push_parcel(to[next], &parcel, is_alone, reactor);
+                    sent += u64::from(pushed);
                     next += 1;
                 }
                 if next < to.len() {
@@ -179,13 +182,19 @@ impl GateReactor {
         closed.map_or(Code::NotFound, |()| Code::Done)
     }
 
-    fn push_parcel(&mut self, who: Who, parcel: &Parcel, reactor: &mut Reactor<'_, Self>) -> bool {
+    fn push_parcel(
+        &mut self,
+        who: Who,
+        parcel: &Parcel,
+        at_once: bool,
+        reactor: &mut Reactor<'_, Self>,
+    ) -> bool {
         let push = Push {
             bytes: parcel.packet.as_bytes(),
             route: parcel.route,
             disconnect: parcel.disconnect,
         };
-        self.push(who, push, |conn| send(conn, parcel), reactor)
+        self.push(who, push, |conn| send(conn, parcel, at_once), reactor)
     }
 
     /// Pushes to a client with `send`. Returns true if there is one.
@@ -245,9 +254,15 @@ pub(super) struct Push<'a> {
 }
 
 /// Sends a packet that other clients get too.
-fn send(conn: &mut Conn<'_, GateReactor>, parcel: &Parcel) -> Result<(), WriteError> {
+fn send(
+    conn: &mut Conn<'_, GateReactor>,
+    parcel: &Parcel,
+    at_once: bool,
+) -> Result<(), WriteError> {
     match conn.codec() {
         Protocol::Socket(_) => conn.send(parcel.framed()),
+        // The packet is its own frame.
+        Protocol::Packets(_) if at_once => conn.write_through(parcel.packet.clone().into_bytes()),
         Protocol::Packets(_) => conn.send(parcel.packet.clone()),
         _ => send_bytes(conn, parcel.packet.as_bytes()),
     }
@@ -276,6 +291,8 @@ fn fan_out(to: Vec<Who>, parcel: Arc<Parcel>) -> Task {
     }
 }
 
-fn anybody(to: Vec<i64>) -> Vec<Who> {
+fn anybody(mut to: Vec<i64>) -> Vec<Who> {
+    // So they are visited as they lie in memory, here and in the kernel, for the most part.
+    to.sort_unstable();
     to.into_iter().map(|cid| Who { cid, uid: 0 }).collect()
 }

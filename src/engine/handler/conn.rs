@@ -335,6 +335,28 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         Ok(())
     }
 
+    /// Writes shared bytes, and offers them to the kernel at once if nothing waits. So one write to each of many connections
+    /// visits each of them once, and not again in the flush phase. More writes to the same connection cost a system call each.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write`](Self::write).
+    #[cfg(feature = "cluster")]
+    pub(crate) fn write_through(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+        if self.link.state.is_datagram() {
+            return self.write_shared(bytes);
+        }
+        self.admit(bytes.len())?;
+        let sent = self
+            .offer_at_once(|socket| socket.send(&bytes))
+            .unwrap_or(0);
+        if sent < bytes.len() {
+            self.outbox().put_shared(bytes.slice(sent..));
+            self.cx.lists.mark_dirty(&mut self.link.state);
+        }
+        Ok(())
+    }
+
     /// Writes a copy of several slices, as one write.
     ///
     /// # Errors
@@ -376,19 +398,32 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         len: usize,
         send: impl FnOnce(&StreamSocket) -> io::Result<usize>,
     ) -> Option<usize> {
+        let was_dirty = self.link.state.is_dirty();
+        if len < SMALL_WRITE || (was_dirty && self.cx.at_once_left < len) {
+            return None;
+        }
+        let sent = self.offer_at_once(send)?;
+        if was_dirty {
+            self.cx.at_once_left -= len;
+        }
+        Some(sent)
+    }
+
+    /// Offers a write to the kernel at once, as [`send_at_once`](Self::send_at_once), whatever its length.
+    fn offer_at_once(
+        &mut self,
+        send: impl FnOnce(&StreamSocket) -> io::Result<usize>,
+    ) -> Option<usize> {
         let Link {
             stream,
             state,
             extras,
             ..
         } = &mut *self.link;
-        if H::HANDLES_PRE_WRITE || len < SMALL_WRITE || !state.takes_at_once() {
+        if H::HANDLES_PRE_WRITE || !state.takes_at_once() {
             return None;
         }
         let socket = stream.as_plain()?;
-        if state.is_dirty() {
-            self.cx.at_once_left = self.cx.at_once_left.checked_sub(len)?;
-        }
         match send(socket) {
             Ok(sent) => {
                 self.cx.metrics.bytes_out.add(sent as u64);
