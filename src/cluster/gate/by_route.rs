@@ -1,6 +1,7 @@
 //! The counters of a gate by route.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -55,12 +56,16 @@ impl ByRoute {
 
     /// Returns the counters of a route. One that is new gets its own only if it exists, so that no client can make counters.
     pub(super) fn of(&mut self, route: i32, exists: impl FnOnce() -> bool) -> &RouteCounters {
-        if !self.known.contains_key(&route) && self.known.len() < MAX_ROUTES && exists() {
-            let counters = Arc::<RouteCounters>::default();
-            self.all.0.lock().push((Some(route), counters.clone()));
-            self.known.insert(route, counters);
+        let is_full = self.known.len() >= MAX_ROUTES;
+        match self.known.entry(route) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) if !is_full && exists() => {
+                let counters = Arc::<RouteCounters>::default();
+                self.all.0.lock().push((Some(route), counters.clone()));
+                new.insert(counters)
+            }
+            Entry::Vacant(_) => &self.other,
         }
-        self.known.get(&route).unwrap_or(&self.other)
     }
 }
 

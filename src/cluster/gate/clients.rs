@@ -175,12 +175,13 @@ impl GateReactor {
         client: &mut Client,
         frame: PacketFrame<'_>,
     ) -> Action {
-        client.last = conn.now();
+        let now = conn.now();
+        client.last = now;
         let len = match &frame {
             PacketFrame::Packet { whole, .. } => whole.len(),
             _ => 0,
         };
-        if let Some((rate, over)) = client.over_rate(len, conn.now()) {
+        if let Some((rate, over)) = client.over_rate(len, now) {
             match rate.policy {
                 OverRate::Close => {
                     self.counters().refused[RefusedPacket::Rate].add(1);
