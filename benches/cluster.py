@@ -2,7 +2,7 @@
 r"""Measures a gate and a node of a cluster, as processes on loopback, beside a length-field echo of the same bytes.
 
     benches/cluster.py                      everything: about ten minutes after the build
-    benches/cluster.py --only rows          throughput and processor time; also: memory, broadcast, instructions
+    benches/cluster.py --only rows          throughput and processor time; also: memory, broadcast, latency, instructions
     benches/cluster.py --profile release    with another build than `production`
 
 Build first: cargo build --profile production --features cli,cluster --bin epicycle --example cluster_gate --example cluster_node \
@@ -11,7 +11,7 @@ Build first: cargo build --profile production --features cli,cluster --bin epicy
 The gate and the echo have the first core, the node and the load the second. Processor time is that of all threads of a process, from
 /proc, over the answers of the same run. The servers take turns, forwards in one round and backwards in the next. A ratio is the median
 over the rounds of the ratios within a round. Needs Linux with two cores, 11,000 descriptors, and cc; valgrind for instructions."""
-import argparse, json, os, pathlib, re, resource, signal, socket, statistics, struct, subprocess, sys, tempfile, time
+import argparse, contextlib, json, os, pathlib, re, resource, signal, socket, statistics, struct, subprocess, sys, tempfile, time
 
 from sides.servers import ROOT, free_port
 
@@ -218,8 +218,9 @@ def times(receivers, send, rounds):
     return taken
 
 
-def of_gate(built, rounds):
-    """Returns the times of broadcasts by a gate, and the latency of other clients' echoes meanwhile."""
+@contextlib.contextmanager
+def broadcasting(built):
+    """A gate with all receivers. Gives it, its receivers, and a function that makes it broadcast."""
     cluster, receivers = Cluster(built), None
     try:
         receivers = receiving(cluster.port)
@@ -234,15 +235,23 @@ def of_gate(built, rounds):
             answer = link.recv(24, socket.MSG_WAITALL)
             total = struct.unpack(">Q", answer[16:])[0]
         push = frame(10, b"\x01" + packet(1024))
-        return times(receivers, lambda: link.sendall(push), rounds)
+        yield cluster, receivers, lambda: link.sendall(push)
     finally:
         if receivers:
             receivers.stop()
         cluster.stop()
 
 
+def of_gate(built, rounds):
+    """Returns the times of broadcasts by a gate, and its processor time for one, in milliseconds."""
+    with broadcasting(built) as (cluster, receivers, send):
+        gate = cluster.servers["gate"]
+        before = gate.cpu()
+        return times(receivers, send, rounds), (gate.cpu() - before) / 1e6 / rounds
+
+
 def of_loop(rounds):
-    """Returns the times of the same by a bare loop of sends."""
+    """Returns the same of a bare loop of sends."""
     port = free_port()
     loop = Process(GATE_CORE, fan_out(), "send", port, FAN_OUT, len(packet(1024)), stdin=subprocess.PIPE)
     time.sleep(0.2)
@@ -252,22 +261,37 @@ def of_loop(rounds):
             loop.process.stdin.write("\n")
             loop.process.stdin.flush()
 
-        return times(receivers, send, rounds)
+        before = loop.cpu()
+        return times(receivers, send, rounds), (loop.cpu() - before) / 1e6 / rounds
     finally:
         receivers.stop()
         loop.stop()
 
 
 def broadcast(built, rounds):
-    ratios, gates, loops = [], [], []
+    gates, loops = [], []
     for turn in range(rounds):
-        order = (lambda: gates.append(statistics.median(of_gate(built, 15))), lambda: loops.append(statistics.median(of_loop(15))))
+        order = (lambda: gates.append(of_gate(built, 15)), lambda: loops.append(of_loop(15)))
         for measure in order[:: 1 if turn % 2 == 0 else -1]:
             measure()
-        ratios.append(gates[-1] / loops[-1])
-    print(f"\nA broadcast of 1 KB to {FAN_OUT:,} clients, until the last has it: {statistics.median(gates):.1f} ms; "
-          f"a loop of sends in C: {statistics.median(loops):.1f} ms; ratio {statistics.median(ratios):.2f} "
-          f"({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"\nA broadcast of 1 KB to {FAN_OUT:,} clients, and the same by a loop of sends in C:")
+    for what, value in (("until the last has it", lambda run: statistics.median(run[0])), ("processor time", lambda run: run[1])):
+        gate, loop = [value(run) for run in gates], [value(run) for run in loops]
+        ratios = [a / b for a, b in zip(gate, loop)]
+        print(f"  {what}: {statistics.median(gate):.1f} ms and {statistics.median(loop):.1f} ms; ratio {statistics.median(ratios):.2f} "
+              f"({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def latency(built, rounds):
+    """The time until a gate answers the heartbeats of another client, while it broadcasts and while it does not."""
+    with broadcasting(built) as (cluster, receivers, send):
+        for what, count in (("quiet", 0), ("broadcasts", 3 * rounds)):
+            pings = Process(NODE_CORE, fan_out(), "ping", cluster.port, 5, 1000)
+            taken = times(receivers, send, count) if count else []
+            pings.process.wait(30)
+            median, most, longest = (int(word) / 1000 for word in pings.words().split())
+            more = f"; {count} broadcasts took {statistics.median(taken):.0f} ms each" if taken else ""
+            print(f"  heartbeats, {what}: answered within {median:.2f} ms (median), {most:.2f} ms (99 of 100), {longest:.2f} ms (all){more}")
 
 
 def instructions(built):
@@ -291,7 +315,7 @@ def instructions(built):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=["rows", "memory", "broadcast", "instructions"])
+    parser.add_argument("--only", choices=["rows", "memory", "broadcast", "latency", "instructions"])
     parser.add_argument("--profile", default="production")
     parser.add_argument("--built", type=pathlib.Path, help="the folder of the programs, in place of that of the profile")
     parser.add_argument("--rounds", type=int, default=5)
@@ -306,6 +330,8 @@ def main():
         memory(built)
     if flags.only in (None, "broadcast"):
         broadcast(built, flags.rounds)
+    if flags.only in (None, "latency"):
+        latency(built, flags.rounds)
     if flags.only in (None, "instructions"):
         instructions(built)
 

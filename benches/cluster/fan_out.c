@@ -1,6 +1,8 @@
 // Both sides of a broadcast, for benches/cluster.py.
 //
 // fan_out send PORT CLIENTS BYTES     accepts the clients; for each line of input, sends BYTES to each of them in a bare loop
+// fan_out ping PORT SECONDS MICROS    sends a heartbeat each MICROS; prints the median, the 99th percentile and the longest time in µs
+//                                     until its answer
 // fan_out receive PORT CLIENTS BYTES  connects the clients; each time that all have got BYTES, prints the time in ns of CLOCK_MONOTONIC
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -74,9 +76,38 @@ static void receive_all(const char *port, int clients, long bytes) {
     }
 }
 
+static int by_size(const void *a, const void *b) {
+    return *(const long *)a < *(const long *)b ? -1 : *(const long *)a > *(const long *)b;
+}
+
+static long micros(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000L + now.tv_nsec / 1000;
+}
+
+static void ping(const char *port, int seconds, int every) {
+    int on = 1, fd = socket(AF_INET, SOCK_STREAM, 0), taken = 0, most = seconds * 1000000L / every + 1;
+    long *times = calloc(most, sizeof *times), end = micros() + seconds * 1000000L;
+    struct sockaddr_in addr = loopback(port);
+    char answer[5];
+    if (connect(fd, (struct sockaddr *)&addr, sizeof addr)) fail("connect");
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    while (taken < most && micros() < end) {
+        long sent = micros();
+        if (send(fd, "\0\0\0\1\x80", 5, MSG_NOSIGNAL) != 5) fail("send");
+        if (recv(fd, answer, 5, MSG_WAITALL) != 5) fail("recv");
+        times[taken++] = micros() - sent;
+        usleep(every);
+    }
+    qsort(times, taken, sizeof *times, by_size);
+    printf("%ld %ld %ld\n", times[taken / 2], times[taken * 99 / 100], times[taken - 1]);
+}
+
 int main(int count, char **arguments) {
     if (count != 5) return 2;
     if (!strcmp(arguments[1], "send")) send_all(arguments[2], atoi(arguments[3]), atol(arguments[4]));
+    else if (!strcmp(arguments[1], "ping")) ping(arguments[2], atoi(arguments[3]), atoi(arguments[4]));
     else receive_all(arguments[2], atoi(arguments[3]), atol(arguments[4]));
     return 0;
 }
