@@ -62,6 +62,8 @@ impl Entrances {
         let counts_peers = match door {
             Door::Links => return self.of_links.clone(),
             Door::Packets => true,
+            #[cfg(feature = "kcp")]
+            Door::Kcp(_) => true,
             // A proxy tells its clients when it asks for a WebSocket.
             Door::Sockets(upgrade) => upgrade.proxies.is_empty(),
         };
