@@ -47,7 +47,8 @@ const PROTOCOLS: [&str; 6] = [
 /// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
 const CLUSTER: [&[&str]; 8] = [
     &[
-        "codec", "error", "follower", "guarded", "keyed", "mode", "monitor", "no_kcp", "polled",
+        "codec", "crypto", "error", "follower", "guarded", "keyed", "mode", "monitor", "no_kcp",
+        "polled", "reactors", "roles", "text", "uuid", "watch",
         "reactors", "roles", "text", "uuid", "watch",
     ],
     &["packet", "drpc", "backends", "over_kcp"],
@@ -56,7 +57,7 @@ const CLUSTER: [&[&str]; 8] = [
     ],
     &["link"],
     &["session"],
-    &["admin", "gate", "node", "client", "mesh"],
+    &["admin", "gate", "node", "client", "mesh", "http"],
     &["embedded"],
     &["container"],
 ];

@@ -82,6 +82,14 @@ impl Cluster {
         MeshClient::builder().registry(self.registry.clone())
     }
 
+    /// Returns the options of an HTTP server of this cluster.
+    #[cfg(feature = "cluster-http")]
+    pub fn http(&self) -> super::http::HttpBuilder {
+        super::http::HttpServer::builder()
+            .registry(self.registry.clone())
+            .locator(self.locator.clone())
+    }
+
     /// Returns the list of its servers, whose metrics it has.
     pub fn monitor(&self) -> &Monitor {
         &self.monitor

@@ -10,10 +10,12 @@
 //! - [`gate`]: servers that hold clients.
 //! - [`node`]: servers on which the application runs. [`Cluster`]: a whole cluster in one process.
 //! - [`codec`]: JSON, protobuf and others for the data of packets.
+//! - `crypto` (feature `crypto`): ciphers and signatures for the data of packets.
 //! - [`config`]: the configuration of a process, with the keys of due.
 //! - [`container`]: starts and ends the parts of a process.
 //! - [`mesh`]: services that are called by name.
 //! - [`admin`]: an interface for operators, and metrics.
+//! - `http` (feature `cluster-http`): HTTP for applications.
 //! - [`eventbus`], [`lock`], [`cache`]: messages, locks and values that all servers share.
 //!
 //! Registry, locator, event bus, locks and cache are traits, each with an implementation in memory for servers that are in one
@@ -47,6 +49,8 @@ pub mod client;
 pub mod codec;
 pub mod config;
 pub mod container;
+#[cfg(feature = "crypto")]
+pub mod crypto;
 pub mod dispatch;
 pub mod drpc;
 mod embedded;
@@ -55,6 +59,8 @@ pub mod eventbus;
 mod follower;
 pub mod gate;
 mod guarded;
+#[cfg(feature = "cluster-http")]
+pub mod http;
 mod keyed;
 pub mod link;
 pub mod locator;

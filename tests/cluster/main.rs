@@ -9,6 +9,8 @@ mod client;
 mod codec;
 mod config;
 mod container;
+#[cfg(feature = "crypto")]
+mod crypto;
 mod dispatch;
 mod drpc;
 mod drpc_properties;
@@ -22,6 +24,8 @@ mod gate_replay;
 #[cfg(feature = "tls")]
 mod gate_tls;
 mod gate_users;
+#[cfg(feature = "cluster-http")]
+mod http;
 #[cfg(feature = "kcp")]
 mod kcp;
 mod link;

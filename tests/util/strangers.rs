@@ -53,6 +53,15 @@ pub(crate) fn python_socks() -> Option<Command> {
     found(python(), ["-c", "import socks"], "PySocks for Python")
 }
 
+/// Returns a Python with the package `cryptography`. The test is skipped without it.
+pub(crate) fn python_cryptography() -> Option<Command> {
+    found(
+        python(),
+        ["-c", "import cryptography"],
+        "cryptography for Python",
+    )
+}
+
 fn python() -> Command {
     let mut python = Command::new("python3");
     // Compiled files would end up in the work tree.

@@ -25,7 +25,7 @@ use crate::metric_set;
 use crate::metrics::{Expose, Exposition};
 
 /// Asks gates and nodes, from any thread.
-pub(super) struct Links {
+pub(in crate::cluster) struct Links {
     /// It tells the reactor what has changed, and ends before it.
     _following: [Follower; 2],
     running: Running<Master>,
@@ -33,33 +33,44 @@ pub(super) struct Links {
 }
 
 /// The side that dials, as the other servers shall know it.
-pub(super) struct Dialler {
-    pub(super) ours: Identity,
-    pub(super) secret: Option<Secret>,
+pub(in crate::cluster) struct Dialler {
+    pub(in crate::cluster) ours: Identity,
+    pub(in crate::cluster) secret: Option<Secret>,
     #[cfg(feature = "tls")]
-    pub(super) tls: Option<LinkTls>,
+    pub(in crate::cluster) tls: Option<LinkTls>,
 }
 
 /// A question to a server.
-pub(super) enum Order {
+pub(in crate::cluster) enum Order {
     SetState(State),
-    Disconnect { uid: i64, force: bool },
+    Disconnect {
+        uid: i64,
+        force: bool,
+    },
     GetAddr(i64),
-    Broadcast { scope: Scope, packet: Bytes },
+    #[cfg(feature = "cluster-http")]
+    Push {
+        uid: i64,
+        packet: Bytes,
+    },
+    Broadcast {
+        scope: Scope,
+        packet: Bytes,
+    },
 }
 
 /// The answer of a server.
-pub(super) struct Told {
-    pub(super) code: Code,
-    pub(super) total: u64,
-    pub(super) addr: String,
+pub(in crate::cluster) struct Told {
+    pub(in crate::cluster) code: Code,
+    pub(in crate::cluster) total: u64,
+    pub(in crate::cluster) addr: String,
 }
 
 /// An answer that is awaited.
-pub(super) struct Pending(Receiver<Result<Told, Error>>);
+pub(in crate::cluster) struct Pending(Receiver<Result<Told, Error>>);
 
 /// The handler of the engine.
-pub(super) struct Master {
+pub(in crate::cluster) struct Master {
     lanes: Lanes<Waiter>,
     /// The servers that are registered, by kind.
     known: HashMap<Kind, Arc<[(Identity, LinkEndpoint)]>>,
@@ -74,7 +85,7 @@ struct Waiter {
 metric_set! {
     /// The metrics of the links at one moment. Counters count from their start.
     #[derive(Clone, Debug, Default)]
-    pub(super) struct LinksStats("epicycle_master") {
+    pub(in crate::cluster) struct LinksStats("epicycle_master") {
         /// Calls to gates and nodes that were answered, with the time that it took.
         call: time_histogram,
         /// Calls that have failed: no link, or no answer in time.
@@ -82,7 +93,7 @@ metric_set! {
     }
     /// The metrics of the links.
     #[derive(Debug, Default)]
-    pub(super) struct LinksMetrics;
+    pub(in crate::cluster) struct LinksMetrics;
 }
 
 /// The longest wait for an answer: that for a link, and that of the call.
@@ -90,7 +101,10 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 impl Links {
     /// Begins to dial all gates and nodes. Returns when the first lists are known.
-    pub(super) fn start(registry: &dyn Registry, dialler: Dialler) -> Result<Self, Error> {
+    pub(in crate::cluster) fn start(
+        registry: &dyn Registry,
+        dialler: Dialler,
+    ) -> Result<Self, Error> {
         let running = Client::new().start(move |_| Master {
             lanes: dialler.lanes(),
             known: HashMap::new(),
@@ -125,7 +139,7 @@ impl Links {
     }
 
     /// Asks a server. Returns at once.
-    pub(super) fn begin(&self, id: &str, order: Order) -> Pending {
+    pub(in crate::cluster) fn begin(&self, id: &str, order: Order) -> Pending {
         let (sender, receiver) = sync_channel(1);
         let waiter = Waiter {
             sender,
@@ -141,11 +155,11 @@ impl Links {
     }
 
     /// Asks a server, and waits for its answer.
-    pub(super) fn ask(&self, id: &str, order: Order) -> Result<Told, Error> {
+    pub(in crate::cluster) fn ask(&self, id: &str, order: Order) -> Result<Told, Error> {
         self.begin(id, order).wait()
     }
 
-    pub(super) fn expose(&self, to: &mut Exposition) {
+    pub(in crate::cluster) fn expose(&self, to: &mut Exposition) {
         self.metrics.read().expose(&[], to);
     }
 }
@@ -161,7 +175,7 @@ impl Dialler {
 }
 
 impl Pending {
-    pub(super) fn wait(self) -> Result<Told, Error> {
+    pub(in crate::cluster) fn wait(self) -> Result<Told, Error> {
         let timeout = Error::Timeout {
             what: "a request to a server",
             after: LONGEST,
@@ -185,6 +199,12 @@ impl Order {
                 force: *force,
             },
             Order::GetAddr(uid) => Request::GetAddr { target: user(*uid) },
+            #[cfg(feature = "cluster-http")]
+            Order::Push { uid, packet } => Request::Push {
+                target: user(*uid),
+                disconnect: false,
+                packet,
+            },
             Order::Broadcast { scope, packet } => Request::Broadcast {
                 scope: *scope,
                 disconnect: false,

@@ -40,7 +40,7 @@ mod answer;
 mod call;
 mod carrying;
 mod front;
-mod links;
+pub(in crate::cluster) mod links;
 mod token;
 
 use std::fmt;

@@ -32,6 +32,8 @@ mod client;
 mod component;
 mod error;
 mod gate;
+#[cfg(feature = "cluster-http")]
+mod http;
 mod mesh;
 mod node;
 mod pid;
@@ -56,6 +58,8 @@ pub use self::client::ClientComponent;
 pub use self::component::{Component, Failure, IntoComponent};
 pub use self::error::{ContainerError, Step};
 pub use self::gate::GateComponent;
+#[cfg(feature = "cluster-http")]
+pub use self::http::HttpComponent;
 pub use self::mesh::MeshComponent;
 pub use self::node::NodeComponent;
 pub use self::report::{ComponentReport, Outcome, Report};

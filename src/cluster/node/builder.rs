@@ -78,6 +78,8 @@ impl Node {
             options: Options {
                 packet: PacketOptions::default(),
                 codec: Codec::default(),
+                #[cfg(feature = "crypto")]
+                cipher: None,
                 dispatch: Policy::default(),
                 max_links: 1024,
                 secret: None,
@@ -188,6 +190,14 @@ impl<T: 'static> NodeBuilder<T> {
     /// Sets the codec of the packets' data, which clients must have too. Default: [`Codec::Json`].
     pub fn codec(mut self, codec: Codec) -> Self {
         self.options.codec = codec;
+        self
+    }
+
+    /// Sets the cipher of the data between clients and this node. What it sends to clients is encrypted, and
+    /// [`parse`](super::Request::parse) decrypts what a client has sent. Packets between nodes stay as they are. Default: none.
+    #[cfg(feature = "crypto")]
+    pub fn cipher(mut self, cipher: impl crate::cluster::crypto::Cipher) -> Self {
+        self.options.cipher = Some(Arc::new(cipher));
         self
     }
 

@@ -295,7 +295,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Returns the packet's data. Events and later calls have none.
+    /// Returns the packet's data, as it came: encrypted, if the client has encrypted it. Events and later calls have none.
     pub fn data(&self) -> &'a [u8] {
         match self.subject {
             Subject::Packet(packet) => packet.data,
@@ -316,12 +316,19 @@ impl<'a> Request<'a> {
         self.core.now
     }
 
-    /// Decodes the data with the node's codec.
+    /// Decodes the data with the node's codec. Data of a client is decrypted before, if the node has a cipher.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Codec`] if the data is not such a value.
+    /// Returns [`Error::Codec`] if the data cannot be decrypted, or is not such a value.
     pub fn parse<V: DecodeBody>(&self) -> Result<V, Error> {
+        #[cfg(feature = "crypto")]
+        if let Some(cipher) = &self.core.shared.options.cipher
+            && let (Subject::Packet(packet), false) = (self.subject, self.from.is_node)
+        {
+            let data = cipher.decrypt(packet.data)?;
+            return self.core.shared.options.codec.decode(&data);
+        }
         self.core.shared.options.codec.decode(self.data())
     }
 

@@ -18,17 +18,45 @@ use crate::cluster::{Error, Kind};
 const MAX_LOCATING: usize = 65_536;
 
 impl Core {
-    /// Encodes a packet, and gives it to `send`.
+    /// Encodes a packet for clients, and gives it to `send`.
     pub(super) fn with_packet<R>(
         &mut self,
-        (route, seq): (i32, i32),
+        head: (i32, i32),
         value: &(impl EncodeBody + ?Sized),
         send: impl FnOnce(&mut Self, &[u8]) -> Result<R, Error>,
     ) -> Result<R, Error> {
+        self.encode_data(value)?;
+        #[cfg(feature = "crypto")]
+        if let Some(cipher) = &self.shared.options.cipher {
+            self.data = cipher.encrypt(&self.data)?;
+        }
+        self.with_data(head, send)
+    }
+
+    /// Encodes a packet for a node, and gives it to `send`.
+    pub(super) fn with_plain_packet<R>(
+        &mut self,
+        head: (i32, i32),
+        value: &(impl EncodeBody + ?Sized),
+        send: impl FnOnce(&mut Self, &[u8]) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        self.encode_data(value)?;
+        self.with_data(head, send)
+    }
+
+    fn encode_data(&mut self, value: &(impl EncodeBody + ?Sized)) -> Result<(), Error> {
         self.data.clear();
+        let codec = &self.shared.options.codec;
+        codec.encode_into(value, &mut self.data)
+    }
+
+    fn with_data<R>(
+        &mut self,
+        (route, seq): (i32, i32),
+        send: impl FnOnce(&mut Self, &[u8]) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         self.packet.clear();
         let options = &self.shared.options;
-        options.codec.encode_into(value, &mut self.data)?;
         let data = &self.data;
         let packets = &options.packet;
         packets.encode_into(&Packet { route, seq, data }, &mut self.packet)?;

@@ -65,6 +65,8 @@ pub(super) struct Shared {
 pub(super) struct Options {
     pub(super) packet: PacketOptions,
     pub(super) codec: Codec,
+    #[cfg(feature = "crypto")]
+    pub(super) cipher: Option<Arc<dyn crate::cluster::crypto::Cipher>>,
     pub(super) dispatch: Policy,
     pub(super) max_links: usize,
     pub(super) secret: Option<Secret>,

@@ -607,9 +607,10 @@ impl Request<'_> {
         uid: i64,
         value: &(impl EncodeBody + ?Sized),
     ) -> Result<(), Error> {
-        self.core.with_packet((route, 0), value, |core, packet| {
-            core.deliver(route, uid, packet)
-        })
+        self.core
+            .with_plain_packet((route, 0), value, |core, packet| {
+                core.deliver(route, uid, packet)
+            })
     }
 
     /// Sends a packet to a node.
@@ -624,9 +625,10 @@ impl Request<'_> {
         uid: i64,
         value: &(impl EncodeBody + ?Sized),
     ) -> Result<(), Error> {
-        self.core.with_packet((route, 0), value, |core, packet| {
-            core.deliver_to(nid, uid, packet)
-        })
+        self.core
+            .with_plain_packet((route, 0), value, |core, packet| {
+                core.deliver_to(nid, uid, packet)
+            })
     }
 }
 

@@ -1,0 +1,289 @@
+//! The HTTP server of applications, over real sockets.
+
+use std::sync::mpsc;
+
+use epicycle::cluster::Cluster;
+use epicycle::cluster::client::Client;
+use epicycle::cluster::container::{Component, IntoComponent};
+use epicycle::cluster::http::{Cors, HttpError, HttpReply, HttpServer};
+use epicycle::cluster::node::HandlerError;
+use epicycle::fetch::{self, Client as Fetcher};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use crate::util::{LONG, expect_panics};
+
+#[derive(Serialize, Deserialize, ToSchema)]
+struct Note {
+    text: String,
+    by: Author,
+}
+
+#[derive(Serialize, Deserialize, ToSchema)]
+struct Author {
+    name: String,
+}
+
+struct Site {
+    server: HttpServer,
+    client: Fetcher,
+}
+
+impl Site {
+    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
+        let (status, text) = self.raw(method, path, headers, body);
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
+    }
+
+    fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+        let response = self.send(method, path, headers, body);
+        let body = String::from_utf8_lossy(response.body()).into_owned();
+        (response.status().as_u16(), body)
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> ::http::Response<epicycle::Bytes> {
+        let url = format!("http://{}{path}", self.server.addr());
+        let mut request = self.client.request(method, url).timeout(LONG);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        if !body.is_empty() {
+            request = request.body(body.to_owned());
+        }
+        request.send().expect("is answered")
+    }
+}
+
+fn site(cluster: &Cluster) -> Site {
+    expect_panics();
+    let builder = cluster
+        .http()
+        .listen("tcp://127.0.0.1:0")
+        .cors(Cors::origins(["https://game.example"]));
+    let builder = builder.openapi("/docs", "Notes", "1.2").routes(|routes| {
+        routes
+            .get("/hello/{name}", |request| {
+                let times = request.query("times").and_then(|times| times.parse().ok());
+                Ok(HttpReply::text(
+                    request.param("name").repeat(times.unwrap_or(1)),
+                ))
+            })
+            .summary("Says a name")
+            .query("times", "how often");
+        routes.get("/panic", |_| panic!("deliberate"));
+        routes.group("/api", |api| {
+            api.middleware(|request, next| {
+                let uid = request.header("X-User").and_then(|uid| uid.parse().ok());
+                request.set_user(uid.ok_or_else(|| HttpError::new(401, "log in first"))?);
+                let reply = next.run(request)?;
+                Ok(reply.header("X-Seen", "yes"))
+            });
+            api.get("/me", |request| HttpReply::json(&request.user()));
+            api.group("/notes", |notes| {
+                notes
+                    .post("/", |request| {
+                        let note: Note = request.json()?;
+                        Ok(HttpReply::json(&note)?.status(201))
+                    })
+                    .takes::<Note>()
+                    .returns::<Note>();
+            });
+            api.post("/push/{uid}", |request| {
+                let uid = request.param("uid").parse();
+                let uid = uid.map_err(|_| HttpError::new(400, "the uid is a number"))?;
+                let value: Value = request.json()?;
+                request.proxy().push(uid, 9, &value)?;
+                HttpReply::json(&request.proxy().broadcast(9, &"all")?)
+            });
+        });
+    });
+    Site {
+        server: builder.start().expect("starts"),
+        client: Fetcher::new().expect("starts"),
+    }
+}
+
+#[test]
+fn routes_have_parameters_groups_and_middleware() {
+    let site = site(&Cluster::embedded());
+    assert_eq!(
+        site.raw("GET", "/hello/Zo%C3%AB?times=2", &[], ""),
+        (200, "ZoëZoë".to_owned())
+    );
+    let user = [("X-User", "7")];
+    assert_eq!(site.ask("GET", "/api/me", &user, ""), (200, json!(7)));
+    assert_eq!(
+        site.ask("GET", "/api/me", &[], ""),
+        (401, json!({"error": "log in first"}))
+    );
+    let note = json!({"text": "hi", "by": {"name": "Ada"}});
+    assert_eq!(
+        site.ask("POST", "/api/notes/", &user, &note.to_string()),
+        (201, note)
+    );
+    let (status, told) = site.ask("POST", "/api/notes/", &user, "{}");
+    assert_eq!(status, 400);
+    assert!(
+        told["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("missing field")),
+        "{told}"
+    );
+    assert_eq!(site.ask("GET", "/nothing", &[], "").0, 404);
+    let wrong = site.send("DELETE", "/hello/x", &[], "");
+    assert_eq!(
+        (wrong.status().as_u16(), &wrong.headers()["Allow"]),
+        (405, &"GET, HEAD".parse().expect("is text"))
+    );
+    let seen = site.send("GET", "/api/me", &user, "");
+    assert_eq!(seen.headers()["X-Seen"], "yes");
+}
+
+#[test]
+fn a_handler_that_panics_is_answered_and_ends_nothing_else() {
+    let site = site(&Cluster::embedded());
+    for _ in 0..20 {
+        let (status, told) = site.ask("GET", "/panic", &[], "");
+        assert_eq!(status, 500);
+        assert!(!told.to_string().contains("deliberate"), "{told}");
+    }
+    assert_eq!(site.raw("GET", "/hello/x", &[], "").0, 200);
+}
+
+#[test]
+fn a_body_that_is_too_long_is_refused() {
+    let site = site(&Cluster::embedded());
+    let long = "x".repeat((4 << 20) + 1);
+    assert_eq!(
+        site.raw("POST", "/api/notes/", &[("X-User", "7")], &long).0,
+        413
+    );
+}
+
+#[test]
+fn pages_of_other_origins_are_let_in_as_configured() {
+    let site = site(&Cluster::embedded());
+    let allow = "Access-Control-Allow-Origin";
+    let ours = [("Origin", "https://game.example")];
+    let answer = site.send("GET", "/hello/x", &ours, "");
+    assert_eq!(answer.headers()[allow], "https://game.example");
+    let error = site.send("GET", "/nothing", &ours, "");
+    assert_eq!(error.headers()[allow], "https://game.example");
+    let others = site.send("GET", "/hello/x", &[("Origin", "https://evil.example")], "");
+    assert!(!others.headers().contains_key(allow));
+    let asks = [
+        ("Origin", "https://game.example"),
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "x-user"),
+    ];
+    let permitted = site.send("OPTIONS", "/api/notes/", &asks, "");
+    assert_eq!(permitted.status().as_u16(), 204);
+    assert_eq!(
+        permitted.headers()["Access-Control-Allow-Headers"],
+        "x-user"
+    );
+}
+
+#[test]
+fn the_routes_are_described_as_openapi() {
+    let site = site(&Cluster::embedded());
+    let (status, api) = site.ask("GET", "/docs.json", &[], "");
+    assert_eq!(status, 200);
+    assert_eq!(api["info"]["title"], "Notes");
+    assert_eq!(
+        api["paths"]["/hello/{name}"]["get"]["summary"],
+        "Says a name"
+    );
+    let parameters = &api["paths"]["/hello/{name}"]["get"]["parameters"];
+    assert_eq!(parameters[0]["in"], "path");
+    assert_eq!(parameters[1]["name"], "times");
+    let note = &api["paths"]["/api/notes/"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    assert_eq!(note["properties"]["text"]["type"], "string", "{api}");
+    // What it refers to is there.
+    assert!(
+        api["components"]["schemas"]["Author"]["properties"]["name"].is_object(),
+        "{api}"
+    );
+    let (status, page) = site.raw("GET", "/docs", &[], "");
+    assert_eq!(status, 200);
+    assert!(page.contains("fetch(\"/docs.json\")"));
+    assert!(
+        !page.contains("http://") && !page.contains("https://"),
+        "it needs the network"
+    );
+}
+
+#[test]
+fn handlers_push_to_users_and_find_them() {
+    let cluster = Cluster::embedded();
+    let node = cluster
+        .node()
+        .route(2, |_, cx| -> Result<(), HandlerError> {
+            cx.bind_gate(7, |_: &mut (), cx, bound| {
+                bound?;
+                cx.respond("in")
+            })?;
+            Ok(())
+        });
+    let _node = node.start().expect("starts");
+    let gate = cluster
+        .gate()
+        .listen("tcp://127.0.0.1:0")
+        .start()
+        .expect("starts");
+    let site = site(&cluster);
+    let (heard, hears) = mpsc::channel();
+    let client = Client::builder().route(9, move |_, packet| {
+        let _ = heard.send(packet.data.to_vec());
+    });
+    let client = client
+        .connect(gate.client_addrs()[0].to_string())
+        .expect("connects");
+    client.request(2, "").expect("logs in");
+    let user = [("X-User", "7")];
+    assert_eq!(
+        site.ask("POST", "/api/push/7", &user, "{\"a\":1}"),
+        (200, json!(1))
+    );
+    assert_eq!(hears.recv_timeout(LONG).expect("comes"), b"{\"a\":1}");
+    assert_eq!(hears.recv_timeout(LONG).expect("comes"), b"\"all\"");
+    assert_eq!(site.ask("POST", "/api/push/8", &user, "1").0, 404);
+}
+
+#[test]
+fn a_container_can_start_and_end_the_server() {
+    let http = HttpServer::builder().listen("tcp://127.0.0.1:0");
+    let http = http.routes(|routes| {
+        routes.get("/", |_| Ok(HttpReply::text("here")));
+    });
+    let mut component = http.into_component();
+    component.start().expect("starts");
+    let banner = component.banner();
+    assert_eq!(banner[0].0, "HTTP");
+    let url = format!("http://{}/", banner[0].1);
+    assert_eq!(fetch::get(&url).expect("is answered").body(), "here");
+    component.close(LONG).expect("ends");
+    assert!(fetch::get(&url).is_err());
+}
+
+#[test]
+fn a_route_that_cannot_be_is_told_at_the_start() {
+    let twice = HttpServer::builder()
+        .listen("tcp://127.0.0.1:0")
+        .routes(|routes| {
+            routes.get("/a", |_| Ok(HttpReply::text("")));
+            routes.get("/a", |_| Ok(HttpReply::text("")));
+        });
+    let error = twice.start().expect_err("is twice there");
+    assert!(error.to_string().contains("/a"), "{error}");
+}
