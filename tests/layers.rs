@@ -49,7 +49,6 @@ const CLUSTER: [&[&str]; 8] = [
     &[
         "codec", "crypto", "error", "follower", "guarded", "keyed", "mode", "monitor", "no_kcp",
         "polled", "reactors", "roles", "text", "uuid", "watch",
-        "reactors", "roles", "text", "uuid", "watch",
     ],
     &["packet", "drpc", "backends", "over_kcp"],
     &[

@@ -40,6 +40,8 @@ mod node_replay;
 mod node_verbs;
 mod packet;
 mod packet_properties;
+#[cfg(feature = "cli")]
+mod program;
 mod registry;
 mod rig;
 mod room;

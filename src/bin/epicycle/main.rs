@@ -2,8 +2,12 @@
 //!
 //! Exit codes: 0 if the command did what it was asked for, 1 if it failed, 2 if the command line is wrong.
 
+mod admin;
+mod bots;
+mod decode;
 mod gateway;
 mod load;
+mod new;
 #[allow(dead_code, reason = "the examples use the rest")]
 mod proto;
 mod rpc;
@@ -23,8 +27,13 @@ struct Flags {
 
 #[derive(Subcommand)]
 enum Command {
+    Admin(admin::Flags),
+    Bots(bots::Flags),
+    Drpc(decode::Drpc),
     Gateway(gateway::Flags),
     Load(Box<load::Flags>),
+    New(new::Flags),
+    Packet(decode::Packet),
     Rpc(rpc::Flags),
 }
 
@@ -32,8 +41,13 @@ fn main() -> ExitCode {
     let flags = Flags::parse();
     util::log_to_stderr();
     let (name, result) = match flags.command {
+        Command::Admin(flags) => ("admin", admin::run(&flags)),
+        Command::Bots(flags) => ("bots", bots::run(&flags)),
+        Command::Drpc(flags) => ("drpc", decode::drpc(&flags)),
         Command::Gateway(flags) => ("gateway", gateway::run(&flags)),
         Command::Load(flags) => ("load", load::run(&flags)),
+        Command::New(flags) => ("new", new::run(&flags)),
+        Command::Packet(flags) => ("packet", decode::packet(&flags)),
         Command::Rpc(flags) => ("rpc", rpc::run(flags)),
     };
     result.unwrap_or_else(|error| {

@@ -1,0 +1,71 @@
+//! `epicycle packet decode` and `epicycle drpc decode`: tell what bytes of a cluster mean.
+
+mod drpc;
+mod packet;
+
+use std::error::Error;
+use std::fmt::Write;
+use std::io::Read;
+
+pub(crate) use self::drpc::{Flags as Drpc, run as drpc};
+pub(crate) use self::packet::{Flags as Packet, Format, run as packet};
+
+/// The longest input, in bytes.
+const MAX_INPUT: u64 = 64 << 20;
+
+/// Returns the bytes of hexadecimal digits, between which there may be white space. `-` stands for standard input.
+fn input(words: &[String]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let text = if words.len() == 1 && words[0] == "-" {
+        let mut text = String::new();
+        let read = std::io::stdin().take(MAX_INPUT).read_to_string(&mut text);
+        read.map_err(|error| format!("standard input: {error}"))?;
+        text
+    } else {
+        words.concat()
+    };
+    let digits: Vec<char> = text
+        .chars()
+        .filter(|digit| !digit.is_whitespace())
+        .collect();
+    if digits.is_empty() {
+        return Err("there are no digits; write the bytes as hexadecimal digits, 0000000400016869 for example".into());
+    }
+    if !digits.len().is_multiple_of(2) {
+        let count = digits.len();
+        return Err(format!("{count} digits are no whole bytes; write two for each byte").into());
+    }
+    let value = |digit: char| {
+        let value = digit
+            .to_digit(16)
+            .and_then(|value| u8::try_from(value).ok());
+        value.ok_or_else(|| format!("{digit:?} is no hexadecimal digit"))
+    };
+    let bytes = digits.chunks_exact(2);
+    let bytes = bytes.map(|pair| Ok(value(pair[0])? << 4 | value(pair[1])?));
+    bytes.collect::<Result<_, String>>().map_err(Into::into)
+}
+
+/// Returns the data of a packet as digits, and as text if it is one.
+fn shown(data: &[u8]) -> String {
+    let mut shown = format!("{} bytes", data.len());
+    if !data.is_empty() {
+        shown.push_str(": ");
+        for byte in data {
+            // A String takes everything.
+            let _ = write!(shown, "{byte:02x}");
+        }
+    }
+    match std::str::from_utf8(data) {
+        Ok(text) if !text.is_empty() => shown + &format!(" {text:?}"),
+        _ => shown,
+    }
+}
+
+/// Returns the error of input that ends too early.
+fn cut(at: usize, needed: usize, left: usize) -> Box<dyn Error> {
+    let missing = needed.saturating_sub(left).max(1);
+    format!(
+        "at byte {at}: the input ends within a frame, which needs at least {missing} bytes more"
+    )
+    .into()
+}

@@ -1,0 +1,116 @@
+//! `epicycle packet decode`: what a client and a gate say to each other.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use epicycle::cluster::packet::{PacketCodec, PacketFrame, PacketOptions};
+use epicycle::codec::{ByteOrder, Codec, Decoded};
+
+use super::{cut, input, shown};
+
+/// Tells what packets between a client and a gate mean
+#[derive(Args)]
+pub(crate) struct Flags {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prints a line for each packet
+    ///
+    /// The exit code is 1 if the input is malformed, or ends within a packet.
+    ///
+    /// Examples:
+    ///   epicycle packet decode 00000007 00 0001 0002 6869
+    ///   tshark … | epicycle packet decode --route-bytes 4 -
+    #[command(verbatim_doc_comment)]
+    Decode(Decode),
+}
+
+#[derive(Args)]
+struct Decode {
+    /// The bytes as hexadecimal digits, with white space as you like; - reads them from standard input
+    #[arg(required = true)]
+    hex: Vec<String>,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// The options of packets, which both ends must have.
+#[derive(Args)]
+pub(crate) struct Format {
+    /// The bytes of a packet's route: 1, 2 or 4
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    route_bytes: usize,
+    /// The bytes of a packet's seq: 0, 1, 2 or 4
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    seq_bytes: usize,
+    /// The numbers of packets are little-endian
+    #[arg(long)]
+    little_endian: bool,
+    /// Heartbeats tell the time
+    #[arg(long)]
+    heartbeat_time: bool,
+    /// The most bytes of data in a packet
+    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+    max_data: usize,
+}
+
+impl Format {
+    pub(crate) fn options(&self) -> Result<PacketOptions, epicycle::cluster::Error> {
+        let order = match self.little_endian {
+            true => ByteOrder::Little,
+            false => ByteOrder::Big,
+        };
+        PacketOptions::builder()
+            .byte_order(order)
+            .route_bytes(self.route_bytes)
+            .seq_bytes(self.seq_bytes)
+            .heartbeat_time(self.heartbeat_time)
+            .max_data(self.max_data)
+            .build()
+    }
+}
+
+pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
+    let Command::Decode(flags) = &flags.command;
+    let mut bytes = input(&flags.hex)?;
+    let mut codec = PacketCodec::new(flags.format.options()?);
+    let mut at = 0;
+    while at < bytes.len() {
+        let left = bytes.len() - at;
+        let decoded = codec.decode(&mut bytes[at..]);
+        match decoded.map_err(|error| format!("at byte {at}: {error}"))? {
+            Decoded::Frame { frame, consumed } => {
+                println!("{at:6}  {}", told(&frame));
+                at += consumed;
+            }
+            Decoded::NeedMore { at_least } => return Err(cut(at, at_least, left)),
+            Decoded::Skip { consumed } => at += consumed,
+            Decoded::Hold => return Err(cut(at, left, left)),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the line of a packet.
+pub(super) fn told(frame: &PacketFrame<'_>) -> String {
+    match frame {
+        PacketFrame::Packet { packet, .. } => {
+            let kind = match packet.seq {
+                0 => "push".to_owned(),
+                seq => format!("seq {seq}"),
+            };
+            format!("route {}, {kind}, {}", packet.route, shown(packet.data))
+        }
+        PacketFrame::Heartbeat(heartbeat) => match heartbeat.time {
+            Some(time) => format!("heartbeat, time {time} ns"),
+            None => "heartbeat".to_owned(),
+        },
+        PacketFrame::Control(control) => format!("control packet, {control:?}"),
+        PacketFrame::Empty => "empty".to_owned(),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,231 @@
+//! `epicycle new`: a project to begin with.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+/// Makes a folder with a project: sources, a test, a configuration
+///
+/// The project compiles and its test passes as it is.
+///
+/// Examples:
+///   epicycle new game arena
+///   epicycle new node lobby --path ../epicycle
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Flags {
+    /// The part of a cluster that it is
+    kind: Kind,
+    /// Its name, which is that of the folder too: a small letter, then small letters, digits, - and _
+    name: String,
+    /// The folder in which the project's folder is made
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    into: PathBuf,
+    /// The folder of epicycle's sources. Default: the one from which this program was built
+    #[arg(long, value_name = "DIR")]
+    path: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    /// Holds clients
+    Gate,
+    /// Runs the application
+    Node,
+    /// Has services that are called by name
+    Mesh,
+    /// Connects to a gate
+    Client,
+    /// A gate and a node in one process
+    Game,
+}
+
+/// The path and the text of each file of a template.
+type Template = &'static [(&'static str, &'static str)];
+
+macro_rules! template {
+    ($kind:literal, main = $main:literal $(, $path:literal = $file:literal)*) => {
+        &[
+            ("Cargo.toml", include_str!("templates/all/Cargo.toml.txt")),
+            (".gitignore", include_str!("templates/all/gitignore.txt")),
+            ("README.md", include_str!(concat!("templates/", $kind, "/README.md.txt"))),
+            ("src/main.rs", include_str!(concat!("templates/", $main, "main.rs.txt"))),
+            ("src/lib.rs", include_str!(concat!("templates/", $kind, "/lib.rs.txt"))),
+            (concat!("tests/", $kind, ".rs"), include_str!(concat!("templates/", $kind, "/test.rs.txt"))),
+            $(($path, include_str!(concat!("templates/", $kind, "/", $file))),)*
+        ]
+    };
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Gate => "gate",
+            Kind::Node => "node",
+            Kind::Mesh => "mesh",
+            Kind::Client => "client",
+            Kind::Game => "game",
+        }
+    }
+
+    fn template(self) -> Template {
+        match self {
+            Kind::Gate => {
+                template!("gate", main = "all/etcd_", "etc/etc.toml" = "etc.toml.txt")
+            }
+            Kind::Node => {
+                template!("node", main = "all/etcd_", "etc/etc.toml" = "etc.toml.txt")
+            }
+            Kind::Mesh => template!("mesh", main = "mesh/"),
+            Kind::Client => template!("client", main = "client/"),
+            Kind::Game => template!("game", main = "game/"),
+        }
+    }
+
+    /// Returns the features of epicycle that the template needs.
+    fn features(self) -> &'static str {
+        match self {
+            Kind::Gate | Kind::Node | Kind::Mesh => r#"["cluster", "etcd"]"#,
+            Kind::Client | Kind::Game => r#"["cluster"]"#,
+        }
+    }
+}
+
+pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
+    check(&flags.name)?;
+    let sources = sources(flags.path.as_deref())?;
+    let dir = flags.into.join(&flags.name);
+    fs::create_dir(&dir)
+        .map_err(|error| format!("{}: {error}; choose another name, or --into", dir.display()))?;
+    let epicycle = format!(
+        "{{ path = {:?}, features = {} }}",
+        sources.display().to_string(),
+        flags.kind.features()
+    );
+    for (path, text) in flags.kind.template() {
+        let mut text = text.replace("@name@", &flags.name);
+        text = text.replace("@crate@", &flags.name.replace('-', "_"));
+        text = text.replace("@kind@", flags.kind.name());
+        if *path == "Cargo.toml" {
+            text = text.replace("@epicycle@", &epicycle);
+            if matches!(flags.kind, Kind::Client) {
+                // The library has JSON, and not only its test.
+                text = text.replace("\n[dev-dependencies]\n", "");
+            }
+        }
+        let file = dir.join(path);
+        let made = file.parent().map_or(Ok(()), fs::create_dir_all);
+        let made = made.and_then(|()| fs::write(&file, text));
+        made.map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    println!(
+        "{} is a {}. Next: cd {0} && cargo test",
+        dir.display(),
+        flags.kind.name()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks a name of a package, which is that of its crate too.
+fn check(name: &str) -> Result<(), String> {
+    let is_part =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    let begins = name
+        .bytes()
+        .next()
+        .is_some_and(|first| first.is_ascii_lowercase());
+    if !begins || name.len() > 64 || !name.bytes().all(is_part) {
+        return Err(format!(
+            "{name:?} is no name of a package; use a small letter, then small letters, digits, - and _"
+        ));
+    }
+    // Keywords, the crates that the templates use, and what cargo refuses.
+    let taken = [
+        "as",
+        "async",
+        "await",
+        "break",
+        "const",
+        "continue",
+        "crate",
+        "dyn",
+        "else",
+        "enum",
+        "env_logger",
+        "epicycle",
+        "extern",
+        "false",
+        "fn",
+        "for",
+        "gen",
+        "if",
+        "impl",
+        "in",
+        "let",
+        "loop",
+        "match",
+        "mod",
+        "move",
+        "mut",
+        "pub",
+        "ref",
+        "return",
+        "self",
+        "serde",
+        "serde_json",
+        "static",
+        "struct",
+        "super",
+        "test",
+        "trait",
+        "true",
+        "type",
+        "unsafe",
+        "use",
+        "where",
+        "while",
+        "core",
+        "std",
+        "alloc",
+        "build",
+        "deps",
+        "examples",
+        "incremental",
+        "abstract",
+        "become",
+        "box",
+        "do",
+        "final",
+        "macro",
+        "override",
+        "priv",
+        "proc-macro",
+        "try",
+        "typeof",
+        "unsized",
+        "virtual",
+        "yield",
+    ];
+    match taken.contains(&name) || taken.contains(&&*name.replace('-', "_")) {
+        true => Err(format!(
+            "{name:?} has another meaning for Rust; choose another name"
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Returns the folder of epicycle's sources.
+fn sources(given: Option<&Path>) -> Result<PathBuf, String> {
+    let dir = given.unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")));
+    let is_there = dir.join("Cargo.toml").is_file();
+    match dir.canonicalize() {
+        Ok(dir) if is_there => Ok(dir),
+        _ => Err(format!(
+            "{} does not have epicycle's sources; tell where they are by --path",
+            dir.display()
+        )),
+    }
+}

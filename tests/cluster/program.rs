@@ -1,0 +1,273 @@
+//! The commands of the program `epicycle` for clusters.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use epicycle::cluster::Cluster;
+use epicycle::cluster::client::Client;
+use epicycle::cluster::node::HandlerError;
+
+use crate::vectors::rows;
+
+fn epicycle(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_epicycle"))
+        .args(args)
+        .env_remove("EPICYCLE_ADMIN_TOKEN")
+        .stdin(Stdio::null())
+        .output()
+        .expect("starts")
+}
+
+/// Returns what a command printed. It must succeed.
+fn printed(args: &[&str]) -> String {
+    let output = epicycle(args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {errors}");
+    String::from_utf8(output.stdout).expect("is text")
+}
+
+/// Returns the message of a command that must fail.
+fn refused(args: &[&str]) -> String {
+    let output = epicycle(args);
+    assert!(!output.status.success(), "{args:?}");
+    String::from_utf8(output.stderr).expect("is text")
+}
+
+#[test]
+fn packets_are_told_a_line_each() {
+    let told = printed(&[
+        "packet",
+        "decode",
+        "00000007 00 0001 0002 6869",
+        "00000005 00 0003 0000",
+    ]);
+    assert_eq!(
+        told,
+        "     0  route 1, seq 2, 2 bytes: 6869 \"hi\"\n    11  route 3, push, 0 bytes\n"
+    );
+    let small = [
+        "--route-bytes",
+        "1",
+        "--seq-bytes",
+        "0",
+        "00000004 00 01 6869",
+    ];
+    let told = printed(&[&["packet", "decode"], &small[..]].concat());
+    assert_eq!(told, "     0  route 1, push, 2 bytes: 6869 \"hi\"\n");
+    assert!(printed(&["packet", "decode", "00000001 80"]).contains("heartbeat"));
+}
+
+#[test]
+fn input_that_is_cut_or_is_no_packet_is_told_with_its_place() {
+    let cut = refused(&["packet", "decode", "00000005 00 0003 0000 00000007 00"]);
+    assert!(
+        cut.contains("at byte 9") && cut.contains("6 bytes more"),
+        "{cut}"
+    );
+    let odd = refused(&["packet", "decode", "123"]);
+    assert!(odd.contains("two for each byte"), "{odd}");
+    let digit = refused(&["drpc", "decode", "0g"]);
+    assert!(digit.contains("'g' is no hexadecimal digit"), "{digit}");
+    let short = refused(&["drpc", "decode", "00000002 00 00"]);
+    assert!(short.contains("shorter than its head"), "{short}");
+}
+
+#[test]
+fn every_recorded_frame_between_servers_is_told() {
+    for row in rows("drpc").iter().step_by(4) {
+        if row.dir == "both" {
+            continue;
+        }
+        let mut args = vec!["drpc", "decode"];
+        if row.dir == "res" {
+            args.push("--answers");
+        }
+        args.push(&row.data);
+        let output = epicycle(&args);
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && told.contains("seq "),
+            "{} {}: {told}",
+            row.scenario,
+            row.dir
+        );
+    }
+    let told = printed(&[
+        "drpc",
+        "decode",
+        "00000025 00 0f 0000000000000000 0000000000000007 0000000000000009 00000007 00 0001 0002 6869",
+    ]);
+    assert!(
+        told.ends_with(
+            "Deliver, seq 0: from connection 7, user 9: route 1, seq 2, 2 bytes: 6869 \"hi\"\n"
+        ),
+        "{told}"
+    );
+}
+
+#[test]
+fn bots_log_in_ask_and_tell_how_it_went() {
+    let cluster = Cluster::embedded();
+    let node = cluster.node().route(1, |_, cx| cx.respond("back")).route(
+        2,
+        |_, cx| -> Result<(), HandlerError> {
+            let uid: i64 = cx.parse()?;
+            cx.bind_gate(uid, |_: &mut (), cx, bound| {
+                bound?;
+                cx.respond("in")
+            })?;
+            Ok(())
+        },
+    );
+    let _node = node.start().expect("starts");
+    let gate = cluster.gate().listen("ws://127.0.0.1:0/play");
+    let gate = gate.start().expect("starts");
+    let addr = gate.client_addrs()[0].as_socket_addr().expect("is TCP");
+    let addr = format!("ws://{addr}/play");
+    let told = printed(&[
+        "bots",
+        "--addr",
+        &addr,
+        "--clients",
+        "5",
+        "--rate",
+        "100",
+        "--time",
+        "500ms",
+        "--first",
+        "2={number}",
+    ]);
+    assert!(told.contains("5 of 5 clients are connected"), "{told}");
+    assert!(told.contains("p99") && !told.contains("failed"), "{told}");
+
+    let unserved = epicycle(&[
+        "bots",
+        "--addr",
+        &addr,
+        "--clients",
+        "1",
+        "--rate",
+        "20",
+        "--time",
+        "200ms",
+        "--timeout",
+        "300ms",
+        "--route",
+        "99",
+    ]);
+    assert!(!unserved.status.success());
+    let told = String::from_utf8_lossy(&unserved.stdout);
+    assert!(
+        told.contains(" 0 answered") && told.contains("failed"),
+        "{told}"
+    );
+}
+
+#[test]
+fn the_admin_commands_act_on_a_cluster() {
+    let cluster = Cluster::embedded();
+    let node = cluster
+        .node()
+        .id("node-1")
+        .route(2, |_, cx| -> Result<(), HandlerError> {
+            cx.bind_gate(7, |_: &mut (), cx, bound| {
+                bound?;
+                cx.respond("in")
+            })?;
+            Ok(())
+        });
+    let _node = node.start().expect("starts");
+    let gate = cluster.gate().id("gate-1").listen("tcp://127.0.0.1:0");
+    let gate = gate.start().expect("starts");
+    let admin = cluster.admin().start().expect("starts");
+    let addr = format!("http://{}", admin.addr());
+    let dir = tempfile::tempdir().expect("is made");
+    let file = dir.path().join("token");
+    let token = admin.token().expect("there is one");
+    fs::write(&file, format!("{token}\n")).expect("is written");
+    let file = file.to_str().expect("is text");
+    let ask = |args: &[&str]| {
+        printed(&[&["admin", "--addr", &addr, "--token-file", file], args].concat())
+    };
+
+    let told = ask(&["instances"]);
+    assert!(
+        told.contains("\"gate-1\"") && told.contains("\"node-1\""),
+        "{told}"
+    );
+    assert!(ask(&["ready"]).contains("\"ready\": true"));
+
+    let (heard, hears) = std::sync::mpsc::channel();
+    let client = Client::builder()
+        .reconnect(None)
+        .route(12, move |_, packet| {
+            let _ = heard.send(packet.data.to_vec());
+        });
+    let client = client.connect(gate.client_addrs()[0].to_string());
+    let client = client.expect("connects");
+    client.request(2, "").expect("logs in");
+    assert!(ask(&["user", "7"]).contains("\"gate-1\""));
+    assert!(ask(&["broadcast", "12", "{\"text\":\"hi\"}"]).contains("\"receivers\": 1"));
+    let data = hears.recv_timeout(std::time::Duration::from_secs(30));
+    assert_eq!(data.expect("comes"), b"{\"text\":\"hi\"}");
+    ask(&["kick", "7", "--force"]);
+    crate::util::eventually("the client is closed", || !client.is_connected());
+    assert!(ask(&["state", "node-1", "busy"]).contains("\"busy\""));
+
+    let wrong = refused(&["admin", "--addr", &addr, "instances"]);
+    assert!(
+        wrong.contains("401") && wrong.contains("EPICYCLE_ADMIN_TOKEN"),
+        "{wrong}"
+    );
+    let nobody = refused(&["admin", "--addr", &addr, "--token-file", file, "user", "8"]);
+    assert!(
+        nobody.contains("404") && nobody.contains("user 8"),
+        "{nobody}"
+    );
+    let nowhere = refused(&["admin", "--addr", "http://127.0.0.1:1", "ready"]);
+    assert!(nowhere.contains("--addr"), "{nowhere}");
+    let path = refused(&["admin", "--addr", &addr, "state", "a/b", "busy"]);
+    assert!(path.contains("is no server's id"), "{path}");
+}
+
+#[test]
+fn new_projects_compile_and_pass_their_tests() {
+    let dir = tempfile::tempdir().expect("is made");
+    let into = dir.path().to_str().expect("is text");
+    let kinds = ["gate", "node", "mesh", "client", "game"];
+    let names: Vec<String> = kinds.iter().map(|kind| format!("my-{kind}")).collect();
+    for (kind, name) in kinds.iter().zip(&names) {
+        let told = printed(&["new", kind, name, "--into", into]);
+        assert!(told.contains("cargo test"), "{told}");
+    }
+    let again = refused(&["new", "game", "my-game", "--into", into]);
+    assert!(again.contains("choose another name"), "{again}");
+    for name in ["Game", "../game", "", "1st", "serde", "a b"] {
+        let refused = refused(&["new", "game", name, "--into", into]);
+        assert!(refused.contains("name"), "{name}: {refused}");
+    }
+
+    // As one workspace with the versions of this package, so that nothing is downloaded and little is compiled.
+    let members = names.join("\", \"");
+    let workspace = format!("[workspace]\nresolver = \"3\"\nmembers = [\"{members}\"]\n");
+    fs::write(dir.path().join("Cargo.toml"), workspace).expect("is written");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::copy(root.join("Cargo.lock"), dir.path().join("Cargo.lock")).expect("is copied");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("is in target");
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--offline", "--workspace", "--target-dir"])
+        .arg(target)
+        .current_dir(dir.path())
+        .output()
+        .expect("starts");
+    let (told, errors) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{told}\n{errors}");
+    assert!(!errors.contains("warning: unused"), "{errors}");
+    assert_eq!(told.matches("1 passed").count(), kinds.len(), "{told}");
+}
