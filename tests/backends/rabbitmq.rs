@@ -95,10 +95,17 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = kill_process_group(Pid::from_child(&self.process), Signal::KILL);
         let _ = self.process.wait();
-        let _ = Command::new("epmd")
-            .args(["-port", &self.epmd_port.to_string(), "-kill"])
-            .stdout(Stdio::null())
-            .status();
+        // It ends only after it has noticed that the server is gone.
+        let has_ended = || {
+            let mut end = Command::new("epmd");
+            end.args(["-port", &self.epmd_port.to_string(), "-kill"]);
+            let ended = end.stdout(Stdio::null()).stderr(Stdio::null()).status();
+            ended.is_ok_and(|status| status.success())
+        };
+        let mut attempts = 0..100;
+        while !has_ended() && attempts.next().is_some() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let _ = fs::remove_dir_all(&self.folder.0);
     }
 }
