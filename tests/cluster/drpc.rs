@@ -1,7 +1,7 @@
 use epicycle::cluster::drpc::{
     Answer, Code, Frame, FrameCodec, Hello, Incoming, LinkHeartbeat, MAX_CHANNEL, MAX_FRAME,
-    MAX_TARGETS, Op, Party, RejectReason, Request, Role, Scope, Secret, Target, Targets, Value,
-    unique_targets,
+    MAX_TARGETS, Op, Party, RejectReason, Request, Role, Scope, Secret, Taken, Target, Targets,
+    Value, unique_targets,
 };
 use epicycle::cluster::{Error, Event, Kind, State};
 use epicycle::codec::{Codec, Decoded, encode_to_vec};
@@ -449,6 +449,22 @@ fn the_extensions_have_these_bytes() {
             "00000013 00 24 0000000000000002 02 0000000000000007",
         ),
         (Request::Ping, "0000000a 00 25 0000000000000002"),
+        (
+            Request::GetToken { target },
+            "00000013 00 26 0000000000000002 02 0000000000000007",
+        ),
+        (
+            Request::Take {
+                cid: 3,
+                last: 258,
+                token: "ab",
+            },
+            "0000001c 00 27 0000000000000002 0000000000000003 0000000000000102 6162",
+        ),
+        (
+            Request::Leave { cid: 3 },
+            "00000012 00 28 0000000000000002 0000000000000003",
+        ),
     ];
     for (request, expected) in cases {
         assert!(request.op().is_extension());
@@ -462,6 +478,8 @@ fn the_extensions_have_these_bytes() {
         code: Code::Done,
         value,
     };
+    let taken = Taken::encode(7, ["ab"], [&b"cd"[..]]).expect("is short");
+    let taken = Taken::read(&taken).expect("was encoded");
     let cases = [
         (
             answer(Op::Hello, Value::Hello(hello, None)),
@@ -481,6 +499,14 @@ fn the_extensions_have_these_bytes() {
         (
             answer(Op::Ping, Value::None),
             "0000000c 00 25 0000000000000002 0000",
+        ),
+        (
+            answer(Op::GetToken, Value::Token("ab")),
+            "0000000e 00 26 0000000000000002 0000 6162",
+        ),
+        (
+            answer(Op::Take, Value::Taken(taken)),
+            "0000001f 00 27 0000000000000002 0000 0000000000000007 0001 02 6162 00000002 6364",
         ),
         (
             answer(Op::Prove, Value::None),

@@ -1,8 +1,8 @@
 use std::net::Ipv4Addr;
 
 use epicycle::cluster::drpc::{
-    Answer, Code, Frame, FrameCodec, Hello, Op, RejectReason, Request, Scope, Target, Targets,
-    Value,
+    Answer, Code, Frame, FrameCodec, Hello, Op, RejectReason, Request, Scope, Taken, Target,
+    Targets, Value,
 };
 use proptest::prelude::*;
 
@@ -132,6 +132,13 @@ fn requests(of: &Material) -> Vec<Request<'_>> {
         },
         Request::GetAddr { target },
         Request::Ping,
+        Request::GetToken { target },
+        Request::Take {
+            cid,
+            last: uid as u64,
+            token: channel,
+        },
+        Request::Leave { cid },
     ]
 }
 
@@ -151,6 +158,8 @@ proptest! {
     #[test]
     fn answers_that_are_encoded_are_decoded(of in material(), seq in any::<u64>(), code in 0..4_u16) {
         let code = Code::from_code(code);
+        let pushes = of.numbers.iter().map(|_| &*of.packet);
+        let taken = Taken::encode(of.ids[0], [&*of.text; 2], pushes).expect("is short");
         for op in Op::all() {
             let mut answer = Answer::new(op.code(), code);
             match &mut answer.value {
@@ -158,12 +167,18 @@ proptest! {
                 Value::Total(total) => *total = of.ids[0] as u64,
                 Value::Online(online) => *online = of.flag,
                 Value::State(state) => *state = of.byte,
-                Value::Addr(addr) => *addr = &of.text,
+                Value::Addr(text) | Value::Token(text) => *text = &of.text,
                 _ => {}
             }
             if op == Op::Hello && code == Code::Done {
                 let hello = Hello { version: of.byte, features: of.ids[1] as u32, nonce: of.nonce };
                 answer.value = Value::Hello(hello, of.flag.then_some([of.byte; 32]));
+            }
+            if op == Op::Take && code == Code::Done {
+                let taken = Taken::read(&taken).expect("was encoded");
+                prop_assert!(taken.channels().eq([&*of.text; 2]));
+                prop_assert!(taken.pushes().eq(of.numbers.iter().map(|_| &*of.packet)));
+                answer.value = Value::Taken(taken);
             }
             let mut wire = answer_bytes(seq, answer);
             let found = Answer::decode(&frame(&mut wire)).expect("was encoded");
@@ -182,7 +197,7 @@ proptest! {
 
     #[test]
     fn no_body_makes_the_decoder_panic_and_a_decoded_one_is_encoded_again(
-        op in 0..40_u8,
+        op in 0..44_u8,
         body in proptest::collection::vec(prop_oneof![Just(0), Just(1), Just(2), any::<u8>()], 0..60),
     ) {
         let frame = Frame { op, seq: 1, disconnect: false, body: &body };

@@ -43,6 +43,7 @@ mod packet_properties;
 #[cfg(feature = "cli")]
 mod program;
 mod registry;
+mod resume;
 mod rig;
 mod room;
 mod shared;

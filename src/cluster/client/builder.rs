@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use super::address::Address;
 use super::calls::Calls;
 use super::handler::Dialled;
-use super::link::{Handlers, Link};
+use super::link::{GateAddress, Handlers, Link};
 use super::{Client, ClientContext, ClientEvent, Clients, Inner};
 use crate::cluster::Error;
 use crate::cluster::packet::{Packet, PacketOptions};
@@ -28,6 +28,7 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     reconnect: Option<Reconnect>,
     control: bool,
+    others: Vec<String>,
     handlers: Handlers,
     #[cfg(feature = "kcp")]
     kcp: KcpOptions,
@@ -44,6 +45,7 @@ impl ClientBuilder {
             connect_timeout: Duration::from_secs(5),
             reconnect: Some(Reconnect::default()),
             control: false,
+            others: Vec::new(),
             handlers: Handlers {
                 routes: FxHashMap::default(),
                 others: None,
@@ -98,6 +100,12 @@ impl ClientBuilder {
     #[cfg(feature = "kcp")]
     pub fn kcp(mut self, options: KcpOptions) -> Self {
         self.kcp = options;
+        self
+    }
+
+    /// Adds the address of another gate. When one cannot be reached, or the connection to it has ended, the client dials the next one.
+    pub fn or_at(mut self, addr: impl Into<String>) -> Self {
+        self.others.push(addr.into());
         self
     }
 
@@ -190,7 +198,6 @@ impl ClientBuilder {
             let checked = policy.check("reconnect");
             checked.map_err(|error| Error::argument("reconnect", error.to_string()))?;
         }
-        let address = Address::parse(addr)?;
         #[cfg(feature = "kcp")]
         if let Err(problem) = self.kcp.check() {
             return Err(Error::argument("kcp", problem));
@@ -198,17 +205,9 @@ impl ClientBuilder {
         let threads = &clients.threads;
         let token = threads.last_token.fetch_add(1, Ordering::Relaxed) + 1;
         let reactor = (token % threads.ids.len() as u64) as usize;
-        let connect = Connect::to(address.endpoint)
-            .timeout(self.connect_timeout)
-            .token(token);
-        if let Err(error) = &connect.to {
-            return Err(Error::argument("addr", error.to_string()));
-        }
-        #[cfg(feature = "tls")]
-        let connect = match &self.tls {
-            Some(tls) => connect.tls(tls),
-            None => connect,
-        };
+        let all = std::iter::once(addr).chain(self.others.iter().map(String::as_str));
+        let gates = all.map(|addr| self.gate(addr, token));
+        let gates: Vec<_> = gates.collect::<Result<_, _>>()?;
         let is_connected = Arc::new(AtomicBool::new(false));
         let link = Link {
             calls: Calls::new(self.packets.seq_bytes()),
@@ -218,11 +217,12 @@ impl ClientBuilder {
             reconnect: self.reconnect,
             control: self.control,
             goodbye: None,
-            to: addr.to_owned(),
-            connect,
-            upgrade: address.upgrade,
-            #[cfg(feature = "kcp")]
-            kcp: address.is_kcp.then_some(self.kcp),
+            gates,
+            at: 0,
+            resume_token: None,
+            resuming: None,
+            count: 0,
+            acked: 0,
             conn: None,
             is_connected: is_connected.clone(),
             was_connected: false,
@@ -248,6 +248,28 @@ impl ClientBuilder {
                 to: addr.to_owned(),
                 is_connected,
             }),
+        })
+    }
+
+    fn gate(&self, addr: &str, token: u64) -> Result<GateAddress, Error> {
+        let address = Address::parse(addr)?;
+        let connect = Connect::to(address.endpoint)
+            .timeout(self.connect_timeout)
+            .token(token);
+        if let Err(error) = &connect.to {
+            return Err(Error::argument("addr", error.to_string()));
+        }
+        #[cfg(feature = "tls")]
+        let connect = match &self.tls {
+            Some(tls) => connect.tls(tls),
+            None => connect,
+        };
+        Ok(GateAddress {
+            to: addr.to_owned(),
+            connect,
+            upgrade: address.upgrade,
+            #[cfg(feature = "kcp")]
+            kcp: address.is_kcp.then(|| self.kcp.clone()),
         })
     }
 }

@@ -60,6 +60,19 @@ impl<T> Calls<T> {
         self.waiting.remove(&(route, seq))
     }
 
+    /// Calls `with` for each.
+    pub(super) fn each(&mut self, mut with: impl FnMut(i32, i32, &mut T)) {
+        for ((route, seq), call) in &mut self.waiting {
+            with(*route, *seq, call);
+        }
+    }
+
+    /// Removes those for which `is_over` returns true.
+    pub(super) fn take_if(&mut self, mut is_over: impl FnMut(&T) -> bool) -> Vec<T> {
+        let over = self.waiting.extract_if(|_, call| is_over(call));
+        over.map(|(_, call)| call).collect()
+    }
+
     /// Removes all.
     pub(super) fn take_all(&mut self) -> Vec<T> {
         self.waiting.drain().map(|(_, call)| call).collect()

@@ -6,7 +6,7 @@ use super::ClientEvent;
 use super::codec::{Spoken, SpokenFrame};
 #[cfg(feature = "kcp")]
 use super::link::FLUSH;
-use super::link::{ClientContext, HEARTBEAT, Handlers, Link, Wire};
+use super::link::{ClientContext, HEARTBEAT, Handlers, Link, Resuming, Wire};
 use crate::cluster::Error;
 #[cfg(feature = "kcp")]
 use crate::cluster::over_kcp::{self, KcpCodec};
@@ -51,7 +51,11 @@ impl ClientReactor {
             Some(conn) => {
                 reactor.with(conn, |conn, _| Wire::close(conn));
             }
-            None => drop(self.clients.remove(&token)),
+            None => {
+                if let Some(mut client) = self.clients.remove(&token) {
+                    client.link.fail_calls();
+                }
+            }
         }
     }
 
@@ -59,7 +63,7 @@ impl ClientReactor {
         let Some(client) = self.clients.get_mut(&token) else {
             return;
         };
-        if let Err(error) = reactor.connect(client.link.connect.clone()) {
+        if let Err(error) = reactor.connect(client.link.gate().connect.clone()) {
             self.failed(token, &error, reactor);
         }
     }
@@ -70,6 +74,8 @@ impl ClientReactor {
             return;
         };
         link.conn = None;
+        let to = link.to().to_owned();
+        link.turn();
         let delay = match (&link.first, &link.reconnect) {
             (None, Some(policy)) if !link.is_closing => Some(link.backoff.after_failure(policy)),
             _ => None,
@@ -77,7 +83,7 @@ impl ClientReactor {
         if let Some(first) = link.first.take() {
             let _ = first.send(Err(Error::backend(
                 "gate",
-                format!("no connection to {}: {error}", link.to),
+                format!("no connection to {to}: {error}"),
             )));
         }
         let event = ClientEvent::ConnectFailed {
@@ -104,6 +110,7 @@ impl ClientReactor {
         if let Some(Dialled { link, handlers }) = self.clients.get_mut(&token) {
             handlers.tell(&mut link.context(None), event);
             if delay.is_none() || link.is_closing {
+                link.fail_calls();
                 self.clients.remove(&token);
             }
         }
@@ -141,11 +148,13 @@ impl Dialled {
         link.opened = Some(conn.now());
         link.unanswered = 0;
         link.goodbye = None;
-        link.introduce(conn);
-        link.set_connected(true);
         if !link.heartbeat.is_zero() {
             conn.set_interval(link.heartbeat, HEARTBEAT);
         }
+        if !link.begin(conn) {
+            return Action::Continue;
+        }
+        link.set_connected(true);
         let again = std::mem::replace(&mut link.was_connected, true);
         if let Some(first) = link.first.take() {
             let _ = first.send(Ok(()));
@@ -241,13 +250,13 @@ impl EventHandler for ClientReactor {
     fn codec(&mut self, info: &ConnInfo<'_>) -> Spoken {
         let client = token_of(info.origin()).and_then(|token| self.clients.get(&token));
         let packets = client.map_or_else(PacketOptions::default, |client| client.link.packets);
-        if client.is_some_and(|client| client.link.upgrade.is_some()) {
+        if client.is_some_and(|client| client.link.gate().upgrade.is_some()) {
             let max = packets.max_packet();
             let limits = ws::Limits::default().max_frame(max).max_message(max);
             return ws::ClientCodec::new(limits).into();
         }
         #[cfg(feature = "kcp")]
-        if let Some(options) = client.and_then(|client| client.link.kcp.clone()) {
+        if let Some(options) = client.and_then(|client| client.link.gate().kcp.clone()) {
             return KcpCodec::client(options, packets).into();
         }
         PacketCodec::new(packets).into()
@@ -258,7 +267,7 @@ impl EventHandler for ClientReactor {
         let client = self.clients.get_mut(&token)?;
         client.link.conn = Some(conn.id());
         client.link.opened = None;
-        match &client.link.upgrade {
+        match &client.link.gate().upgrade {
             Some((host, target)) => conn.send(ws::Handshake::new(host, target)).ok()?,
             None => {
                 if let Action::Close = client.opened(conn) {
@@ -301,8 +310,9 @@ impl EventHandler for ClientReactor {
         if timer == FLUSH {
             return client.settle(conn);
         }
-        if !client.link.on_timer(conn, timer) {
-            log::info!(target: "epicycle::cluster", "{} is silent, and is given up", client.link.to);
+        let Dialled { link, handlers } = client;
+        if !link.on_timer(handlers, conn, timer) {
+            log::info!(target: "epicycle::cluster", "{} is silent, and is given up", link.to());
             conn.abort();
         }
         client.part()
@@ -326,13 +336,28 @@ impl EventHandler for ClientReactor {
         };
         link.conn = None;
         link.set_connected(false);
-        link.fail_calls();
+        // The gate may not have got the token, and then it is still good.
+        if let Some(Resuming { token: text, last }) = link.resuming.take() {
+            (link.resume_token, link.count) = (Some(text), last);
+            let error = ConnectError::Negotiation(reason.to_string().into());
+            return self.failed(token, &error, reactor);
+        }
+        link.turn();
         let lasted = now.saturating_duration_since(opened);
         let policy = link.reconnect.filter(|_| !link.is_closing);
         let delay = match link.goodbye.take() {
             Some(goodbye) => goodbye.retry_in.filter(|_| !link.is_closing),
             None => policy.map(|policy| link.backoff.after_connection(lasted, &policy)),
         };
+        if link.resume_token.is_none() || delay.is_none() {
+            link.fail_calls();
+        } else if !link.calls.is_empty() {
+            reactor.schedule(link.call_timeout, move |handler, reactor| {
+                if let Some(client) = handler.clients.get_mut(&token) {
+                    client.link.fail_late(reactor.now());
+                }
+            });
+        }
         let event = ClientEvent::Disconnected { reason: &reason };
         self.tell_end(token, event, delay, reactor);
     }

@@ -14,6 +14,7 @@ use crate::cluster::Error;
 use crate::cluster::over_kcp;
 use crate::cluster::packet::{
     Control, EncodedPacket, GoodbyeReason, Heartbeat, Packet, PacketFrame, PacketOptions,
+    ResumeRefusal,
 };
 use crate::engine::connect::{Backoff, Connect, Reconnect};
 use crate::engine::handler::{Conn, ConnTimer, EventHandler, WriteError};
@@ -33,13 +34,18 @@ pub(super) struct Link {
     pub(super) control: bool,
     /// The goodbye of the gate before it closes the connection.
     pub(super) goodbye: Option<Goodbye>,
-    pub(super) to: String,
-    pub(super) connect: Connect,
-    /// Over WebSocket: the host and the target of the request.
-    pub(super) upgrade: Option<(String, String)>,
-    /// Over KCP: its options.
-    #[cfg(feature = "kcp")]
-    pub(super) kcp: Option<KcpOptions>,
+    /// The gates. It dials one after the other, until one is there.
+    pub(super) gates: Vec<GateAddress>,
+    /// The one that is dialled, or connected.
+    pub(super) at: usize,
+    /// With what to take the user back, after a loss of the connection.
+    pub(super) resume_token: Option<String>,
+    /// The attempt to take it back, until the gate has answered.
+    pub(super) resuming: Option<Resuming>,
+    /// The number of packets received, but for heartbeats and control packets.
+    pub(super) count: u64,
+    /// The number that the gate was told last.
+    pub(super) acked: u64,
     pub(super) calls: Calls<Call>,
     pub(super) conn: Option<ConnId>,
     pub(super) is_connected: Arc<AtomicBool>,
@@ -51,6 +57,24 @@ pub(super) struct Link {
     pub(super) opened: Option<Instant>,
     /// Waits for the first attempt, whose failure is the end.
     pub(super) first: Option<SyncSender<Result<(), Error>>>,
+}
+
+/// The address of a gate.
+pub(super) struct GateAddress {
+    pub(super) to: String,
+    pub(super) connect: Connect,
+    /// Over WebSocket: the host and the target of the request.
+    pub(super) upgrade: Option<(String, String)>,
+    /// Over KCP: its options.
+    #[cfg(feature = "kcp")]
+    pub(super) kcp: Option<KcpOptions>,
+}
+
+/// An attempt to take the user back.
+pub(super) struct Resuming {
+    pub(super) token: String,
+    /// The number of the last packet on the connection before.
+    pub(super) last: u64,
 }
 
 /// The gate's goodbye.
@@ -81,6 +105,7 @@ pub struct ClientContext<'a> {
 pub(super) struct Call {
     then: Then,
     timer: ConnTimer,
+    deadline: Instant,
 }
 
 /// Gets the answer to a request.
@@ -91,6 +116,7 @@ pub(super) trait Wire {
     fn send(&mut self, packet: EncodedPacket) -> Result<(), WriteError>;
     fn set_timer(&mut self, delay: Duration, token: u64) -> ConnTimer;
     fn cancel_timer(&mut self, timer: ConnTimer);
+    fn now(&self) -> Instant;
     fn close(&mut self);
 }
 
@@ -100,6 +126,11 @@ pub(super) const HEARTBEAT: u64 = 0;
 /// The token of the timer of KCP, which no request has.
 #[cfg(feature = "kcp")]
 pub(super) const FLUSH: u64 = 1 << 63;
+/// The token of the timer of an attempt to take the user back.
+const RESUMING: u64 = 1 << 32;
+
+/// After so many packets the gate is told that they have come.
+const ACK_EVERY: u64 = 32;
 
 /// The number of heartbeats after which a silent gate is given up.
 const MAX_UNANSWERED: u8 = 3;
@@ -112,8 +143,21 @@ fn timer_token(route: i32, seq: i32) -> u64 {
 impl Link {
     pub(super) fn down(&self) -> Error {
         Error::LinkDown {
-            peer: self.to.clone(),
+            peer: self.to().to_owned(),
         }
+    }
+
+    pub(super) fn to(&self) -> &str {
+        &self.gate().to
+    }
+
+    pub(super) fn gate(&self) -> &GateAddress {
+        &self.gates[self.at]
+    }
+
+    /// Turns to the next gate.
+    pub(super) fn turn(&mut self) {
+        self.at = (self.at + 1) % self.gates.len();
     }
 
     pub(super) fn set_connected(&self, yes: bool) {
@@ -130,12 +174,22 @@ impl Link {
         self.unanswered = 0;
         let packet = match frame {
             PacketFrame::Packet { packet, .. } => packet,
+            PacketFrame::Control(Control::Resumed { count }) => {
+                return self.resumed(handlers, wire, count);
+            }
+            PacketFrame::Control(Control::Refused { reason }) => {
+                return self.refused(handlers, wire, reason);
+            }
             PacketFrame::Control(Control::Goodbye { reason, retry_ms }) => {
                 return self.part(handlers, wire, reason, retry_ms);
             }
             // The gate's heartbeats want no answer.
             _ => return,
         };
+        self.count += 1;
+        if self.count >= self.acked + ACK_EVERY {
+            self.acknowledge(wire);
+        }
         let (route, seq) = (packet.route, packet.seq);
         if seq > 0
             && let Some(call) = self.calls.take(route, seq)
@@ -155,6 +209,75 @@ impl Link {
         }
     }
 
+    /// Begins on a new connection. Returns true if the user is not to be taken back.
+    pub(super) fn begin(&mut self, wire: &mut dyn Wire) -> bool {
+        let last = std::mem::take(&mut self.count);
+        self.acked = 0;
+        let Some(token) = self.resume_token.take() else {
+            self.introduce(wire);
+            return true;
+        };
+        let resume = Control::Resume {
+            token: &token,
+            last,
+        };
+        match self.packets.encode_control(&resume) {
+            Ok(resume) => {
+                // It fails only if the connection is closing.
+                let _ = wire.send(resume);
+                wire.set_timer(self.call_timeout, RESUMING);
+                self.resuming = Some(Resuming { token, last });
+                false
+            }
+            Err(error) => {
+                log::warn!(target: "epicycle::cluster", "the user cannot be taken back: {error}");
+                self.introduce(wire);
+                true
+            }
+        }
+    }
+
+    /// Goes on as before: the user is back. Requests under way wait on.
+    fn resumed(&mut self, handlers: &mut Handlers, wire: &mut dyn Wire, missed: u32) {
+        let Some(resuming) = self.resuming.take() else {
+            return;
+        };
+        self.count = resuming.last;
+        self.acked = resuming.last;
+        self.set_connected(true);
+        let now = wire.now();
+        self.calls.each(|route, seq, call: &mut Call| {
+            let left = call.deadline.saturating_duration_since(now);
+            call.timer = wire.set_timer(left, timer_token(route, seq));
+        });
+        let event = ClientEvent::Resumed { missed };
+        handlers.tell(&mut self.context(Some(wire)), event);
+    }
+
+    /// Begins anew: the user is gone.
+    fn refused(&mut self, handlers: &mut Handlers, wire: &mut dyn Wire, reason: ResumeRefusal) {
+        if self.resuming.take().is_none() {
+            return;
+        }
+        self.set_connected(true);
+        self.fail_calls();
+        let event = ClientEvent::ResumeRefused { reason };
+        handlers.tell(&mut self.context(Some(wire)), event);
+        let event = ClientEvent::Connected { again: true };
+        handlers.tell(&mut self.context(Some(wire)), event);
+    }
+
+    /// Tells the gate which packets have come, so that it need not keep them.
+    fn acknowledge(&mut self, wire: &mut dyn Wire) {
+        let ack = Control::Ack { n: self.count };
+        if self.resume_token.is_some()
+            && let Ok(ack) = self.packets.encode_control(&ack)
+            && wire.send(ack).is_ok()
+        {
+            self.acked = self.count;
+        }
+    }
+
     /// Prepares to leave, since the gate closes the connection soon.
     fn part(
         &mut self,
@@ -165,7 +288,10 @@ impl Link {
     ) {
         let retry_in = match reason {
             // Two that took the user from each other would go on for ever.
-            GoodbyeReason::Replaced => None,
+            GoodbyeReason::Replaced => {
+                self.resume_token = None;
+                None
+            }
             _ => (self.reconnect).map(|_| Duration::from_millis(retry_ms.into())),
         };
         self.goodbye = Some(Goodbye { retry_in });
@@ -190,19 +316,42 @@ impl Link {
     }
 
     /// Does what a timer is for. Returns false if the gate is given up.
-    pub(super) fn on_timer(&mut self, wire: &mut dyn Wire, token: u64) -> bool {
-        if token == HEARTBEAT {
-            return self.beat(wire);
+    pub(super) fn on_timer(
+        &mut self,
+        handlers: &mut Handlers,
+        wire: &mut dyn Wire,
+        token: u64,
+    ) -> bool {
+        match token {
+            HEARTBEAT => return self.beat(wire),
+            // A gate that does not know how is silent.
+            RESUMING => {
+                self.refused(handlers, wire, ResumeRefusal::Unavailable);
+                return true;
+            }
+            _ => {}
         }
         let (route, seq) = ((token >> 32) as i32, token as i32);
         if let Some(call) = self.calls.take(route, seq) {
-            let error = Error::Timeout {
-                what: "a request to the gate",
-                after: self.call_timeout,
-            };
+            let error = self.late();
             (call.then)(&mut self.context(Some(wire)), Err(error));
         }
         true
+    }
+
+    fn late(&self) -> Error {
+        Error::Timeout {
+            what: "a request to the gate",
+            after: self.call_timeout,
+        }
+    }
+
+    /// Fails the requests whose time is over, while there is no connection.
+    pub(super) fn fail_late(&mut self, now: Instant) {
+        for call in self.calls.take_if(|call| call.deadline <= now) {
+            let error = self.late();
+            (call.then)(&mut self.context(None), Err(error));
+        }
     }
 
     /// Fails all requests under way.
@@ -222,6 +371,9 @@ impl Link {
             return false;
         }
         self.unanswered += 1;
+        if self.count > self.acked {
+            self.acknowledge(wire);
+        }
         let heartbeat = self.packets.encode_heartbeat(Heartbeat::default());
         // It fails if the connection is closing, or full: then the gate has enough to read.
         let _ = wire.send(heartbeat);
@@ -265,10 +417,19 @@ impl ClientContext<'_> {
         data: &[u8],
         then: impl FnOnce(&mut ClientContext<'_>, Result<&[u8], Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        let (seq, timer) = self.begin(route, data)?;
-        let then = Box::new(then);
-        self.link.calls.insert(route, seq, Call { then, timer });
+        let (seq, timer, deadline) = self.begin(route, data)?;
+        let call = Call {
+            then: Box::new(then),
+            timer,
+            deadline,
+        };
+        self.link.calls.insert(route, seq, call);
         Ok(())
+    }
+
+    /// Sets the token with which the client takes its user back, as [`Client::set_resume_token`](super::Client::set_resume_token) does.
+    pub fn set_resume_token(&mut self, token: impl Into<String>) {
+        self.link.resume_token = Some(token.into());
     }
 
     /// Closes the client, as [`Client::close`](super::Client::close) does.
@@ -282,18 +443,26 @@ impl ClientContext<'_> {
     /// Sends a request. `then` gets the answer, or the reason why there is none.
     pub(super) fn ask(&mut self, route: i32, data: &[u8], then: Then) {
         match self.begin(route, data) {
-            Ok((seq, timer)) => self.link.calls.insert(route, seq, Call { then, timer }),
+            Ok((seq, timer, deadline)) => {
+                let call = Call {
+                    then,
+                    timer,
+                    deadline,
+                };
+                self.link.calls.insert(route, seq, call);
+            }
             Err(error) => then(self, Err(error)),
         }
     }
 
-    fn begin(&mut self, route: i32, data: &[u8]) -> Result<(i32, ConnTimer), Error> {
+    fn begin(&mut self, route: i32, data: &[u8]) -> Result<(i32, ConnTimer, Instant), Error> {
         let timeout = self.link.call_timeout;
         let seq = self.link.calls.free_seq(route)?;
         let packet = self.link.packets.encode(&Packet { route, seq, data })?;
         self.send(packet)?;
         let wire = self.wire.as_mut().ok_or_else(|| self.link.down())?;
-        Ok((seq, wire.set_timer(timeout, timer_token(route, seq))))
+        let timer = wire.set_timer(timeout, timer_token(route, seq));
+        Ok((seq, timer, wire.now() + timeout))
     }
 
     fn send(&mut self, packet: EncodedPacket) -> Result<(), Error> {
@@ -325,6 +494,10 @@ impl<H: EventHandler<Codec = Spoken>> Wire for Conn<'_, H> {
 
     fn cancel_timer(&mut self, timer: ConnTimer) {
         Conn::cancel_timer(self, timer);
+    }
+
+    fn now(&self) -> Instant {
+        Conn::now(self)
     }
 
     fn close(&mut self) {

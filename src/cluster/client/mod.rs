@@ -27,6 +27,8 @@
 //! | the gate is about to stop, and the client [knows](ClientBuilder::control_packets) its goodbye | [`ClientEvent::Goodbye`]; nothing new is sent; when the requests under way have ended, it leaves, and dials again after the time that the gate tells |
 //! | the user has logged in elsewhere, likewise | [`ClientEvent::Goodbye`]; it does not dial again |
 //! | it is connected again | [`ClientEvent::Connected`], whose `again` is true. The gate does not know the user until it logs in anew |
+//! | it has a [token](Client::set_resume_token) when the connection ends | requests under way wait on; when it is connected again it takes its user back: [`ClientEvent::Resumed`], and then the packets that it has missed |
+//! | the gate refuses that | the requests fail, [`ClientEvent::ResumeRefused`], and [`ClientEvent::Connected`] |
 //! | a packet that is none, or is too large | the connection closes, as above |
 //! | no answer in time | the request fails with [`Error::Timeout`](super::Error). An answer that comes later is a push |
 
@@ -48,7 +50,7 @@ use bytes::Bytes;
 
 use self::handler::{ClientReactor, Dialled};
 use super::Error;
-use super::packet::GoodbyeReason;
+use super::packet::{GoodbyeReason, ResumeRefusal};
 use crate::engine::client::Client as EngineClient;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::connect::ConnectError;
@@ -105,6 +107,17 @@ pub enum ClientEvent<'a> {
     Connected {
         /// True if the client was connected before.
         again: bool,
+    },
+    /// The connection is open again, with the user: see [`Client::set_resume_token`]. The pushes that the client has missed follow.
+    /// Requests that were under way wait on.
+    Resumed {
+        /// The number of packets that follow.
+        missed: u32,
+    },
+    /// The user cannot be taken back. [`Connected`](Self::Connected) follows: the client logs in anew.
+    ResumeRefused {
+        /// The reason.
+        reason: ResumeRefusal,
     },
     /// The gate is about to close the connection: see [`ClientBuilder::control_packets`].
     Goodbye {
@@ -265,6 +278,20 @@ impl Client {
             client.with(reactor, |context| {
                 context.ask(route, &data, Box::new(then));
             });
+        })
+    }
+
+    /// Sets the token with which the client takes its user back after a loss of its connection. The application gets it from its node
+    /// ([`resume_token`](crate::cluster::node::Request::resume_token)), and sends it to its client. It is good once, so that a new one
+    /// is set after each [`ClientEvent::Resumed`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] if the reactor has too much to do, and [`Error::LinkDown`] while there is no connection.
+    pub fn set_resume_token(&self, token: impl Into<String>) -> Result<(), Error> {
+        let token = token.into();
+        self.inner.run(move |client, _| {
+            client.link.resume_token = Some(token);
         })
     }
 

@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
 use super::wire::{Parts, Reader, text};
-use super::{Code, Frame, Hello, MAC, Op};
+use super::{Code, Frame, Hello, MAC, Op, Taken};
 use crate::cluster::Error;
 use crate::rpc::wire::Sink;
 
@@ -36,6 +36,10 @@ pub enum Value<'a> {
     Hello(Hello, Option<[u8; MAC]>),
     /// GetAddr: the address of a client as text. Empty if there is none.
     Addr(&'a str),
+    /// GetToken: the token. Empty if there is none.
+    Token(&'a str),
+    /// Take: the user that was taken over.
+    Taken(Taken<'a>),
 }
 
 impl<'a> Answer<'a> {
@@ -47,6 +51,7 @@ impl<'a> Answer<'a> {
             Some(Op::IsOnline) => Value::Online(false),
             Some(Op::GetState) => Value::State(0),
             Some(Op::GetAddr) => Value::Addr(""),
+            Some(Op::GetToken) => Value::Token(""),
             _ => Value::None,
         };
         Self { op, code, value }
@@ -68,6 +73,8 @@ impl<'a> Answer<'a> {
             (_, Value::Online(_)) => Value::Online(body.u8()? != 0),
             (_, Value::State(_)) => Value::State(body.u8()?),
             (_, Value::Addr(_)) => Value::Addr(text(body.rest())?),
+            (_, Value::Token(_)) => Value::Token(text(body.rest())?),
+            (Some(Op::Take), _) if !left_out => Value::Taken(Taken::read(body.rest())?),
             (Some(Op::Hello), _) if !left_out => {
                 let hello = Hello::read(&mut body)?;
                 let has_mac = !body.is_empty();
@@ -114,7 +121,10 @@ impl<'a> Answer<'a> {
                     parts.put(&mac);
                 }
             }
-            (Some(Op::GetAddr), Value::Addr(addr)) => parts.text = addr.as_bytes(),
+            (Some(Op::GetAddr), Value::Addr(text)) | (Some(Op::GetToken), Value::Token(text)) => {
+                parts.text = text.as_bytes();
+            }
+            (Some(Op::Take), Value::Taken(taken)) => parts.packet = taken.as_bytes(),
             (op, Value::None) if Self::may_lack_value(op) => {}
             (_, value) => {
                 let problem = format!("{value:?} is not the value of operation {}", self.op);

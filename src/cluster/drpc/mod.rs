@@ -30,9 +30,16 @@
 //! | 35 | Reject | cid i64, route i32, seq i32, reason u8 | |
 //! | 36 | GetAddr | scope u8, target i64 | address as text |
 //! | 37 | Ping | – | |
+//! | 38 | GetToken | scope u8, target i64 | token as text |
+//! | 39 | Take | cid i64, last u64, token (the rest) | uid i64, n u16, n × (length u8, channel), pushes, each length u32 and packet; left out when the code is not 0 |
+//! | 40 | Leave | cid i64 | |
 //!
-//! 32 to 37 are extensions, for peers that have answered a Hello. due ignores operations that it does not know. A node answers Ping
+//! 32 to 40 are extensions, for peers that have answered a Hello. due ignores operations that it does not know. A node answers Ping
 //! when it has taken or rejected all packets that came before it on the link.
+//!
+//! 38 to 40 are for [resume](super::gate). A gate sends Take to the gate that has issued a token; the code of a refusal is 256
+//! plus the number of its [reason](super::packet::ResumeRefusal). A gate sends Leave to nodes that know of a connection whose user is
+//! on another one by now: they forget it, and tell nobody.
 //!
 //! This module uses no socket and no clock.
 //!
@@ -65,6 +72,7 @@ mod frame;
 mod op;
 mod proof;
 mod request;
+mod taken;
 mod targets;
 mod wire;
 
@@ -73,6 +81,7 @@ pub use self::frame::{Frame, FrameCodec, Incoming, LinkHeartbeat, MAX_FRAME};
 pub use self::op::{Code, Op, RejectReason, Scope, Target};
 pub use self::proof::{Party, Role, Secret};
 pub use self::request::{Hello, Request};
+pub use self::taken::Taken;
 pub use self::targets::{MAX_TARGETS, Targets, unique_targets};
 
 /// The maximum length of a channel's name, in bytes.

@@ -27,10 +27,13 @@ pub enum Op {
     Reject = 35,
     GetAddr = 36,
     Ping = 37,
+    GetToken = 38,
+    Take = 39,
+    Leave = 40,
 }
 
 impl Op {
-    const ALL: [Op; 23] = [
+    const ALL: [Op; 26] = [
         Op::Handshake,
         Op::Bind,
         Op::Unbind,
@@ -54,6 +57,9 @@ impl Op {
         Op::Reject,
         Op::GetAddr,
         Op::Ping,
+        Op::GetToken,
+        Op::Take,
+        Op::Leave,
     ];
 
     /// Returns the number on the wire.
@@ -67,7 +73,7 @@ impl Op {
     pub fn from_code(code: u8) -> Option<Self> {
         let at = match code {
             1..=17 => code - 1,
-            32..=37 => code - 32 + 17,
+            32..=40 => code - 32 + 17,
             _ => return None,
         };
         Some(Self::ALL[usize::from(at)])

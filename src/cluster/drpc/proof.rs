@@ -93,6 +93,15 @@ impl Secret {
         expected.verify_slice(mac).is_ok()
     }
 
+    /// Returns a key for another purpose.
+    pub(in crate::cluster) fn derive(&self, purpose: &[u8]) -> [u8; MAC] {
+        let mut mac = self.0.clone();
+        // Proofs begin with 1 or 2.
+        mac.update(&[0]);
+        mac.update(purpose);
+        mac.finalize().into_bytes().into()
+    }
+
     fn over(&self, role: Role, dialler: &Party<'_>, listener: &Party<'_>) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
         let role = match role {

@@ -162,6 +162,25 @@ pub enum Request<'a> {
     },
     /// Asks for an answer.
     Ping,
+    /// Asks for a token with which the client can take its user back after a loss of its connection.
+    GetToken {
+        /// The client.
+        target: Target,
+    },
+    /// Takes the user of a token over, for a connection of the gate that asks.
+    Take {
+        /// The connection at the gate that asks.
+        cid: i64,
+        /// The number of the last push that the client has.
+        last: u64,
+        /// The token.
+        token: &'a str,
+    },
+    /// Tells a node to forget a connection, whose user is on another one.
+    Leave {
+        /// The connection.
+        cid: i64,
+    },
 }
 
 /// The part of Hello that both sides send, so that each can prove that it has the secret.
@@ -202,6 +221,9 @@ impl<'a> Request<'a> {
             Request::Reject { .. } => Op::Reject,
             Request::GetAddr { .. } => Op::GetAddr,
             Request::Ping => Op::Ping,
+            Request::GetToken { .. } => Op::GetToken,
+            Request::Take { .. } => Op::Take,
+            Request::Leave { .. } => Op::Leave,
         }
     }
 
@@ -300,6 +322,15 @@ impl<'a> Request<'a> {
                 target: target(&mut body)?,
             },
             Op::Ping => Request::Ping,
+            Op::GetToken => Request::GetToken {
+                target: target(&mut body)?,
+            },
+            Op::Take => Request::Take {
+                cid: body.i64()?,
+                last: body.u64()?,
+                token: text(body.rest())?,
+            },
+            Op::Leave => Request::Leave { cid: body.i64()? },
         };
         body.end()?;
         Ok(request)
@@ -332,7 +363,8 @@ impl<'a> Request<'a> {
             Request::Unbind { uid } => parts.put(&uid.to_be_bytes()),
             Request::GetIp { target }
             | Request::IsOnline { target }
-            | Request::GetAddr { target } => put_target(&mut parts, target),
+            | Request::GetAddr { target }
+            | Request::GetToken { target } => put_target(&mut parts, target),
             Request::Stat { scope } => parts.put(&[scope.code()]),
             Request::Disconnect { target, force } => {
                 put_target(&mut parts, target);
@@ -404,6 +436,12 @@ impl<'a> Request<'a> {
                 parts.put(&seq.to_be_bytes());
                 parts.put(&[reason.code()]);
             }
+            Request::Take { cid, last, token } => {
+                parts.put(&cid.to_be_bytes());
+                parts.put(&last.to_be_bytes());
+                parts.text = token.as_bytes();
+            }
+            Request::Leave { cid } => parts.put(&cid.to_be_bytes()),
             Request::GetState | Request::Bye | Request::Ping => {}
         }
         Ok(parts)

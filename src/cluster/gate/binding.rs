@@ -23,7 +23,7 @@ impl GateReactor {
         reply: Option<Arc<Reply>>,
         reactor: &mut Reactor<'_, Self>,
     ) {
-        if self.sessions.find(cid, 0).is_none() {
+        if self.sessions.find(cid, 0).is_none() || self.away.contains_key(&cid) {
             return self.conclude(reply.as_deref(), Code::NotFound, Value::None);
         }
         let refuses = self.shared.options.duplicate == DuplicateLogin::Refuse;
@@ -63,6 +63,7 @@ impl GateReactor {
         reactor: &mut Reactor<'_, Self>,
     ) -> Code {
         let id = self.sessions.find(cid, 0);
+        let id = id.filter(|_| !self.away.contains_key(&cid));
         let Some(id) = id.filter(|_| confirmed) else {
             if self.shared.users.finish(uid, None).is_free {
                 self.forget(uid, None, reactor);
@@ -105,11 +106,14 @@ impl GateReactor {
         reply: Option<Arc<Reply>>,
         reactor: &mut Reactor<'_, Self>,
     ) {
-        if self.sessions.find(who.cid, who.uid).is_none() {
+        let away = self.away.get(&who.cid);
+        let has_heir = away.is_some_and(|away| away.heir.is_some());
+        if has_heir || self.sessions.find(who.cid, who.uid).is_none() {
             return self.conclude(reply.as_deref(), Code::NotFound, Value::None);
         }
         self.sessions.set_uid(who.cid, 0, 0);
         self.await_login(who.cid, reactor);
+        self.end_away(who.cid, reactor);
         match self.shared.users.release(who.uid, who.cid) {
             true => self.forget(who.uid, reply, reactor),
             false => self.conclude(reply.as_deref(), Code::Done, Value::None),
@@ -121,6 +125,14 @@ impl GateReactor {
         let Some(id) = self.sessions.held(uid, holder) else {
             return;
         };
+        if self.lose_away(uid, holder, reactor) {
+            return;
+        }
+        // Which of both was the later one is known when the locator has answered.
+        if let Some(is_doubted) = self.binding.get_mut(&holder.cid) {
+            *is_doubted = true;
+            return;
+        }
         self.sessions.set_uid(holder.cid, 0, 0);
         // It is still this one's if the other connection is at another gate, whose entry the locator keeps.
         self.shared.users.release(uid, holder.cid);
@@ -130,6 +142,7 @@ impl GateReactor {
         }
         reactor.with(id, |conn, session| {
             if let Session::Client(client) = session {
+                client.is_ended = true;
                 self.send_goodbye(conn, client, GoodbyeReason::Replaced);
             }
             close(conn);
@@ -223,7 +236,7 @@ fn ask_locator(shared: &Shared, uid: i64, refuses: bool) -> bool {
 }
 
 /// Gives a task to a reactor from a worker thread. There is one for each job of the pool, whose queue is bounded.
-fn report(shared: &Shared, engine: &Engine<GateReactor>, reactor: usize, work: Work) {
+pub(super) fn report(shared: &Shared, engine: &Engine<GateReactor>, reactor: usize, work: Work) {
     shared.queued.enqueue_anyway(reactor, work.weight());
     engine.run_anyway(reactor, move |gate, reactor| gate.take(vec![work], reactor));
 }

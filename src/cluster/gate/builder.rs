@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::handler::GateReactor;
 use super::listener::{ClientListener, Door};
 use super::observed::ObservedGate;
-use super::options::{DuplicateLogin, HeartbeatMode, Options, RateLimit, SlowClient};
+use super::options::{
+    DuplicateLogin, HeartbeatMode, Options, RateLimit, ResumeOptions, SlowClient,
+};
+use super::resume::SharedResume;
 use super::shared::{Backends, Entrances, POOL_QUEUE, Shared};
 use super::{Gate, RefusedPacket, watching};
 use crate::cluster::dispatch::{Policy, RouteTable};
@@ -80,6 +83,7 @@ impl Gate {
                 outbound_limit: 1 << 20,
                 slow: SlowClient::default(),
                 duplicate: DuplicateLogin::default(),
+                resume: None,
                 retry_within: 0,
                 secret: None,
                 #[cfg(feature = "tls")]
@@ -179,6 +183,13 @@ impl GateBuilder {
     /// [`DuplicateLogin::Replace`].
     pub fn duplicate_login(mut self, policy: DuplicateLogin) -> Self {
         self.options.duplicate = policy;
+        self
+    }
+
+    /// Lets clients that have lost their connection take their user back, on a new connection to this gate or another one: see
+    /// [resume](super#resume). Default: the loss of the connection is the end of the session.
+    pub fn resume(mut self, options: ResumeOptions) -> Self {
+        self.options.resume = Some(options);
         self
     }
 
@@ -356,8 +367,11 @@ impl GateBuilder {
             locations,
             pool,
         };
+        let resume = (self.options.resume)
+            .map(|resume| SharedResume::new(resume, self.options.secret.as_ref()))
+            .transpose()?;
         let listening = (doors, entrances);
-        let shared = Shared::new(
+        let mut shared = Shared::new(
             ours,
             self.options,
             listening,
@@ -365,6 +379,7 @@ impl GateBuilder {
             began,
             backends,
         );
+        shared.resume = resume;
         let prepared = Prepared {
             name: self.name,
             expose: self.expose,
@@ -393,6 +408,9 @@ impl GateBuilder {
         if let Some(rate) = &self.options.rate {
             // Without a burst every packet would be ahead of its time.
             Error::if_zero("burst", rate.burst)?;
+        }
+        if let Some(resume) = &self.options.resume {
+            resume.check(self.options.outbound_limit)?;
         }
         if self.listeners.is_empty() {
             let problem = "no client can connect; add a listener".to_owned();

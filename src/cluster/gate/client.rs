@@ -4,7 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::options::RateLimit;
+use super::resume::{Resumable, TakenUser};
+use super::work::Parcel;
 use crate::addr::Addr;
+use crate::cluster::packet::EncodedPacket;
+use crate::engine::conn::write::WriteError;
 use crate::engine::handler::ConnTimer;
 
 /// A client, as the session of its connection.
@@ -37,6 +41,25 @@ pub(super) struct Client {
     /// WebSocket messages of size 0 in a row.
     pub(super) empty_in_row: u8,
     pub(super) authorizing: Option<ConnTimer>,
+    /// The number of packets that were sent to it, but for heartbeats and control packets, while no token was issued.
+    pub(super) sent: u64,
+    pub(super) resumable: Option<Box<Resumable>>,
+    pub(super) resuming: Option<Box<Resuming>>,
+    /// True once it has tried to resume.
+    pub(super) has_tried: bool,
+    /// True if it is closed since it was silent for too long.
+    pub(super) is_silent: bool,
+    /// True if it is closed on purpose.
+    pub(super) is_ended: bool,
+}
+
+/// A client that has asked to resume.
+pub(super) struct Resuming {
+    pub(super) last: u64,
+    pub(super) taken: Option<TakenUser>,
+    /// The pushes that have come meanwhile. They follow those that were missed.
+    pub(super) pending: Vec<Arc<Parcel>>,
+    pub(super) bytes: usize,
 }
 
 /// The event that the packets of a client wait for.
@@ -49,6 +72,8 @@ pub(super) enum Wait {
     Nodes,
     /// The locator, which still names the node that the user has left.
     Move,
+    /// The user that it takes back.
+    Resume,
 }
 
 /// The node of an alias that a client's packets were sent to.
@@ -84,6 +109,19 @@ pub(super) struct Held {
     pub(super) bytes: Box<[u8]>,
 }
 
+impl Resuming {
+    /// Holds a push back.
+    pub(super) fn hold(&mut self, parcel: &Arc<Parcel>, limit: usize) -> Result<(), WriteError> {
+        let queued = self.bytes;
+        self.bytes += size_of::<Arc<Parcel>>() + parcel.packet.as_bytes().len();
+        if self.bytes > limit {
+            return Err(WriteError::Full { queued, limit });
+        }
+        self.pending.push(parcel.clone());
+        Ok(())
+    }
+}
+
 impl Client {
     /// The tokens of its timers.
     pub(super) const LIFE: u64 = 0;
@@ -114,6 +152,20 @@ impl Client {
             is_delayed: false,
             empty_in_row: 0,
             authorizing: None,
+            sent: 0,
+            resumable: None,
+            resuming: None,
+            has_tried: false,
+            is_silent: false,
+            is_ended: false,
+        }
+    }
+
+    /// Counts a packet that was sent, and keeps it if the client can resume.
+    pub(super) fn count(&mut self, packet: &EncodedPacket) {
+        match &mut self.resumable {
+            Some(resumable) => resumable.pushes.push(packet.clone()),
+            None => self.sent += 1,
         }
     }
 

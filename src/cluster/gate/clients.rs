@@ -6,8 +6,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::client::{Client, Wait};
 use super::codec::Protocol;
-use super::handler::GateReactor;
-use super::kept::Fence;
+use super::handler::{GateReactor, Limbo};
+use super::kept::Asked;
 use super::listener::{Door, Upgrade};
 use super::options::{HeartbeatMode, OverRate};
 use super::stats::{GateCounters, RefusedPacket};
@@ -17,9 +17,10 @@ use crate::cluster::link::Lanes;
 #[cfg(feature = "kcp")]
 use crate::cluster::over_kcp;
 use crate::cluster::packet::{
-    EncodedPacket, GoodbyeReason, Heartbeat, MAX_EMPTY_IN_ROW, Packet, PacketFrame,
+    Control, EncodedPacket, GoodbyeReason, Heartbeat, MAX_EMPTY_IN_ROW, Packet, PacketFrame,
 };
 use crate::cluster::{Error, Event};
+use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn, Reactor};
@@ -79,17 +80,51 @@ impl GateReactor {
         }
     }
 
-    pub(super) fn close_client(&mut self, reactor: &mut Reactor<'_, Self>, client: &Client) {
+    pub(super) fn close_client(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        mut client: Box<Client>,
+        info: &Closed,
+        reason: &CloseReason,
+    ) {
         self.shared.admission.release(client.ip);
         if client.cid == 0 {
             return;
         }
-        let uid = self.sessions.remove(client.cid);
-        self.trigger(Event::Disconnect, client.cid, uid, reactor.now());
-        if uid != 0 && self.shared.users.release(uid, client.cid) {
+        self.is_pending = true;
+        // Its user has gone to another connection before this one was lost.
+        if self.away.contains_key(&client.cid) {
+            return;
+        }
+        let cid = client.cid;
+        if self.binding.contains_key(&cid) {
+            self.orphans.insert(cid);
+            return;
+        }
+        let mut limbo = self.limbo.remove(&cid).unwrap_or_default();
+        if !self.keep_away(&mut client, &mut limbo, info, reason, reactor) {
+            self.end_session(cid, reactor);
+        }
+        self.retry_claims(limbo, reactor);
+    }
+
+    /// Forgets a connection. Nodes are told Disconnect.
+    pub(super) fn end_session(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) {
+        let uid = self.sessions.remove(cid);
+        self.trigger(Event::Disconnect, cid, uid, reactor.now());
+        if uid != 0 && self.shared.users.release(uid, cid) {
             self.forget(uid, None, reactor);
         }
+        if let Some(limbo) = self.limbo.remove(&cid) {
+            self.retry_claims(limbo, reactor);
+        }
         self.is_pending = true;
+    }
+
+    fn retry_claims(&mut self, limbo: Limbo, reactor: &mut Reactor<'_, Self>) {
+        for (claim, reply) in limbo.claims {
+            self.take_user(claim, reply, reactor);
+        }
     }
 
     pub(super) fn on_client_timer(
@@ -108,7 +143,13 @@ impl GateReactor {
                 let silent = conn.now().saturating_duration_since(client.last);
                 if silent >= allowed {
                     self.counters().silent.add(1);
-                    return Action::Close;
+                    client.is_silent = true;
+                    if client.resumable.is_none() {
+                        return Action::Close;
+                    }
+                    // It takes nothing any more, and may come back before it is given up.
+                    conn.abort();
+                    return Action::Continue;
                 }
                 conn.set_timer(allowed - silent, Client::LIFE);
                 Action::Continue
@@ -190,7 +231,7 @@ impl GateReactor {
                 OverRate::Drop => {
                     return match frame {
                         PacketFrame::Packet { packet, .. } => {
-                            self.refuse_packet(conn, &packet, RefusedPacket::Rate)
+                            self.refuse_packet(conn, client, &packet, RefusedPacket::Rate)
                         }
                         _ => Action::Continue,
                     };
@@ -218,12 +259,21 @@ impl GateReactor {
                 HeartbeatMode::Respond => self.send_heartbeat(conn),
                 HeartbeatMode::Tick => Action::Continue,
             },
-            PacketFrame::Control(_) => {
+            PacketFrame::Control(control) => {
                 let is_first = !std::mem::replace(&mut client.speaks_control, true);
                 if is_first && self.said_goodbye {
                     self.send_goodbye(conn, client, GoodbyeReason::Stopping);
                 }
-                Action::Continue
+                match control {
+                    Control::Resume { token, last } => self.on_resume(conn, client, token, last),
+                    Control::Ack { n } => {
+                        if let Some(resumable) = &mut client.resumable {
+                            resumable.pushes.ack(n);
+                        }
+                        Action::Continue
+                    }
+                    _ => Action::Continue,
+                }
             }
             PacketFrame::Empty => Action::Continue,
         }
@@ -262,7 +312,7 @@ impl GateReactor {
         };
         match refused {
             None => Action::Continue,
-            Some(refused) => self.refuse_packet(conn, packet, refused),
+            Some(refused) => self.refuse_packet(conn, client, packet, refused),
         }
     }
 
@@ -270,6 +320,7 @@ impl GateReactor {
     pub(super) fn refuse_packet(
         &mut self,
         conn: &mut Conn<'_, Self>,
+        client: &mut Client,
         packet: &Packet<'_>,
         reason: RefusedPacket,
     ) -> Action {
@@ -285,7 +336,13 @@ impl GateReactor {
             ..*packet
         };
         match self.shared.options.packet.encode(&answer) {
-            Ok(answer) => self.send(conn, answer),
+            Ok(answer) => match send_packet(conn, &answer) {
+                Ok(()) => {
+                    client.count(&answer);
+                    Action::Continue
+                }
+                Err(error) => tolerate(error),
+            },
             Err(error) => {
                 log::warn!(target: "epicycle::cluster", "no answer to a refused packet: {error}");
                 Action::Continue
@@ -303,16 +360,9 @@ impl GateReactor {
     }
 
     pub(super) fn send(&self, conn: &mut Conn<'_, Self>, packet: EncodedPacket) -> Action {
-        let sent = match conn.codec() {
-            Protocol::Socket(_) => conn.send(packet.as_bytes()),
-            #[cfg(feature = "kcp")]
-            Protocol::Kcp(_) => over_kcp::send(conn, packet.as_bytes(), Client::FLUSH),
-            _ => conn.send(packet),
-        };
-        match sent {
-            // Its input is paused long before that, so that it cannot ask for more.
-            Err(WriteError::Full { .. }) | Ok(()) => Action::Continue,
-            Err(error) => error.into(),
+        match send_packet(conn, &packet) {
+            Ok(()) => Action::Continue,
+            Err(error) => tolerate(error),
         }
     }
 
@@ -389,9 +439,18 @@ impl GateReactor {
     }
 }
 
+/// Returns what an answer that could not be sent means for its connection.
+fn tolerate(error: WriteError) -> Action {
+    match error {
+        // Its input is paused long before that, so that it cannot ask for more.
+        WriteError::Full { .. } => Action::Continue,
+        error => error.into(),
+    }
+}
+
 /// Hands a packet of a connection and its user to the link to its node.
 pub(super) fn deliver(
-    lanes: &mut Lanes<Fence>,
+    lanes: &mut Lanes<Asked>,
     counters: &GateCounters,
     nid: &str,
     (cid, uid): (i64, i64),
@@ -414,6 +473,19 @@ fn refuse_message(conn: &mut Conn<'_, GateReactor>, code: CloseCode, reason: &st
     match conn.send(Close::new(code, reason)) {
         Ok(()) => Action::Close,
         Err(error) => error.into(),
+    }
+}
+
+/// Sends a packet that is not for many.
+pub(super) fn send_packet(
+    conn: &mut Conn<'_, GateReactor>,
+    packet: &EncodedPacket,
+) -> Result<(), WriteError> {
+    match conn.codec() {
+        Protocol::Socket(_) => conn.send(packet.as_bytes()),
+        #[cfg(feature = "kcp")]
+        Protocol::Kcp(_) => over_kcp::send(conn, packet.as_bytes(), Client::FLUSH),
+        _ => conn.send(packet.clone()),
     }
 }
 

@@ -50,7 +50,8 @@ impl Gate {
             }
         }
         on_all(engine, |_| GateReactor::say_goodbye);
-        self.wait(ends, |stats| stats.connections == 0);
+        // Those who have gone come back at other gates, which take their users over.
+        self.wait(ends, |stats| stats.connections == 0 && stats.away == 0);
         if self.close_clients(engine) > 0 {
             let ends = Instant::now().checked_add(GRACE);
             self.wait(ends, |stats| stats.links == 0);
@@ -64,7 +65,9 @@ impl Gate {
         on_all(engine, |_| {
             |gate: &mut GateReactor, reactor: &mut Reactor<'_, GateReactor>| {
                 gate.say_goodbye(reactor);
+                gate.end_all_away(reactor);
                 end_clients(reactor, false);
+                reactor.request_turn_end();
             }
         });
         let ends = Instant::now().checked_add(CLOSING);
@@ -110,7 +113,8 @@ impl GateReactor {
 
 fn end_clients(reactor: &mut Reactor<'_, GateReactor>, force: bool) {
     reactor.for_each(|conn, session| {
-        if let Session::Client(_) = session {
+        if let Session::Client(client) = session {
+            client.is_ended = true;
             match force {
                 true => conn.abort(),
                 false => close(conn),

@@ -1,23 +1,26 @@
 //! A gate on one reactor.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::by_route::ByRoute;
 use super::client::Client;
 use super::codec::{Protocol, ProtocolFrame};
-use super::kept::{Fence, Kept, Notice, note};
+use super::kept::{Asked, Kept, Notice, note};
 use super::listener::Door;
+use super::resume::{Away, Claim};
 use super::shared::Shared;
 use super::stats::GateCounters;
-use super::work::Work;
+use super::work::{Reply, Work};
 use crate::cluster::dispatch::RouteTable;
 use crate::cluster::drpc::FrameCodec;
 use crate::cluster::link::{Identity, Inbound, LaneEvent, Lanes, LinkTimer, Verdict};
 #[cfg(feature = "kcp")]
 use crate::cluster::over_kcp::{self, KcpCodec};
-use crate::cluster::packet::PacketCodec;
+use crate::cluster::packet::{EncodedPacket, PacketCodec};
 use crate::cluster::registry::LinkEndpoint;
 use crate::cluster::session::Sessions;
 use crate::engine::conn::close::{CloseReason, Closed};
@@ -38,7 +41,12 @@ pub(super) struct GateReactor {
     pub(super) id: usize,
     pub(super) shared: Arc<Shared>,
     pub(super) sessions: Sessions,
-    pub(super) lanes: Lanes<Fence>,
+    pub(super) lanes: Lanes<Asked>,
+    pub(super) nodes: Arc<[(Identity, LinkEndpoint)]>,
+    /// The other gates.
+    pub(super) gates: Arc<[(Identity, LinkEndpoint)]>,
+    /// The gates that users come from or go to. The others are not dialled.
+    pub(super) dialled: HashSet<String>,
     /// The notices of the links to nodes in this turn.
     pub(super) notices: Vec<Notice>,
     pub(super) kept: Kept,
@@ -57,6 +65,37 @@ pub(super) struct GateReactor {
     pub(super) is_pending: bool,
     /// True once the clients know that the gate is about to stop.
     pub(super) said_goodbye: bool,
+    /// The users that have lost their connection, by its number.
+    pub(super) away: FxHashMap<i64, Away>,
+    /// The number of those that are on another connection.
+    pub(super) settled: usize,
+    /// The pushes to connections that are about to end, and can no longer be reached.
+    pub(super) limbo: FxHashMap<i64, Limbo>,
+    /// The connections for which the locator is asked for the user that they take back. True if another gate may have got it meanwhile.
+    pub(super) binding: FxHashMap<i64, bool>,
+    /// The connections that were lost while they took a user back.
+    pub(super) orphans: FxHashSet<i64>,
+    /// The claims that wait for nodes.
+    pub(super) ordering: FxHashMap<u64, Pending>,
+    pub(super) last_order: u64,
+    /// The moment at which the gate began, as far as this reactor knows.
+    pub(super) started: Option<Instant>,
+}
+
+/// What comes for a connection between its end and the callback that tells it.
+#[derive(Default)]
+pub(super) struct Limbo {
+    pub(super) pushes: Vec<EncodedPacket>,
+    pub(super) bytes: usize,
+    pub(super) claims: Vec<(Claim, Option<Arc<Reply>>)>,
+}
+
+/// A claim that waits until nodes have taken what the old connection has sent.
+pub(super) struct Pending {
+    pub(super) missing: usize,
+    pub(super) cid: i64,
+    pub(super) claim: Claim,
+    pub(super) reply: Option<Arc<Reply>>,
 }
 
 pub(super) enum Session {
@@ -78,6 +117,9 @@ impl GateReactor {
             id,
             sessions: Sessions::new(id, shared.began, shared.all_channels.clone()),
             lanes,
+            nodes: [].into(),
+            gates: [].into(),
+            dialled: HashSet::new(),
             notices: Vec::new(),
             kept: Kept::default(),
             is_asking: false,
@@ -89,6 +131,14 @@ impl GateReactor {
             answers: (0..reactors).map(|_| Vec::new()).collect(),
             is_pending: false,
             said_goodbye: false,
+            away: FxHashMap::default(),
+            settled: 0,
+            limbo: FxHashMap::default(),
+            binding: FxHashMap::default(),
+            orphans: FxHashSet::default(),
+            ordering: FxHashMap::default(),
+            last_order: 0,
+            started: None,
             shared,
         }
     }
@@ -101,18 +151,45 @@ impl GateReactor {
     pub(super) fn set_nodes(
         &mut self,
         table: RouteTable,
-        peers: &[(Identity, LinkEndpoint)],
+        peers: Arc<[(Identity, LinkEndpoint)]>,
         reactor: &mut Reactor<'_, Self>,
     ) {
         self.table = table;
-        let counters = &self.shared.counters[self.id];
-        (self.lanes).set_peers(peers, reactor, &mut noting(counters, &mut self.notices));
+        self.started.get_or_insert(reactor.now());
+        self.nodes = peers.clone();
+        self.reach_peers(reactor);
         self.heed(reactor);
         let is_there = |nid: &str| peers.iter().any(|(peer, _)| peer.id == nid);
         let returned = self.kept.retain(is_there);
         self.take_back(returned, reactor);
         self.release(reactor);
         self.request_turn_end(reactor);
+    }
+
+    /// Takes the gates that are registered now.
+    pub(super) fn set_gates(
+        &mut self,
+        gates: Arc<[(Identity, LinkEndpoint)]>,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        let is_there = |gid: &String| gates.iter().any(|(gate, _)| gate.id == *gid);
+        self.dialled.retain(is_there);
+        self.gates = gates;
+        self.reach_peers(reactor);
+        self.request_turn_end(reactor);
+    }
+
+    /// Dials the nodes, and the gates that users come from or go to.
+    pub(super) fn reach_peers(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let mut peers = self.nodes.to_vec();
+        let gates = self.gates.iter();
+        peers.extend(
+            gates
+                .filter(|(gate, _)| self.dialled.contains(&gate.id))
+                .cloned(),
+        );
+        let counters = &self.shared.counters[self.id];
+        (self.lanes).set_peers(&peers, reactor, &mut noting(counters, &mut self.notices));
     }
 
     /// Takes tasks from other threads.
@@ -254,7 +331,9 @@ impl EventHandler for GateReactor {
             (_, ProtocolFrame::Kcp(never)) => match never {},
             (Session::Inbound(link), ProtocolFrame::Link(frame)) => {
                 match link.receive(conn, frame) {
-                    Ok(Verdict::Serve { seq, request }) => self.serve(conn, seq, request),
+                    Ok(Verdict::Serve { seq, request }) => {
+                        self.serve(conn, seq, request, link.peer())
+                    }
                     Ok(Verdict::Done) => Action::Continue,
                     Err(error) => {
                         log::warn!(target: "epicycle::cluster", "the link of {}: {error}", link.name());
@@ -298,7 +377,7 @@ impl EventHandler for GateReactor {
         reason: CloseReason,
     ) {
         match session {
-            Session::Client(client) => self.close_client(reactor, &client),
+            Session::Client(client) => self.close_client(reactor, client, info, &reason),
             Session::Inbound(link) => {
                 let stats = link.stats();
                 let refused = stats.malformed + stats.refused;
@@ -321,6 +400,7 @@ impl EventHandler for GateReactor {
 
     fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
         self.say_goodbye(reactor);
+        self.end_all_away(reactor);
         self.say_bye(reactor);
     }
 
@@ -332,8 +412,14 @@ impl EventHandler for GateReactor {
         self.lanes.flush(reactor);
         self.ship(reactor);
         let counters = self.counters();
-        counters.connections.set(self.sessions.len() as u64);
-        counters.users.set(self.sessions.users() as u64);
+        let lost = self.away.len() + self.orphans.len();
+        counters
+            .connections
+            .set((self.sessions.len() - lost) as u64);
+        counters
+            .users
+            .set((self.sessions.users() - self.settled) as u64);
+        counters.away.set((self.away.len() - self.settled) as u64);
         counters.kept_bytes.set(self.kept.bytes() as u64);
         if !self.queue.is_empty() {
             self.is_pending = true;
@@ -354,7 +440,7 @@ impl LinkTimer for GateReactor {
 fn noting(
     counters: &GateCounters,
     notices: &mut Vec<Notice>,
-) -> impl FnMut(&Identity, LaneEvent<'_, Fence>) {
+) -> impl FnMut(&Identity, LaneEvent<'_, Asked>) {
     |node, event| {
         if let LaneEvent::GaveUp { frames, .. } = event {
             counters.given_up.add(frames);

@@ -1,9 +1,11 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::client::Held;
-use crate::cluster::Error;
-use crate::cluster::drpc::{Code, RejectReason};
+use super::resume::refusal_of;
+use crate::cluster::drpc::{Answer, Code, RejectReason, Value};
 use crate::cluster::link::{Identity, LaneEvent};
+use crate::cluster::packet::ResumeRefusal;
+use crate::cluster::{Error, Kind};
 
 /// The packets of stateful routes that were sent to nodes and may still be rejected.
 ///
@@ -58,6 +60,17 @@ pub(super) struct Returned {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fence(pub(super) u64);
 
+/// A question to another server, as the token of its call.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked {
+    /// A Ping to a node about packets.
+    Fence(Fence),
+    /// A Ping to a node about all that came before, for a claim of this number.
+    Order(u64),
+    /// A claim on a user at another gate, for this connection.
+    Take(i64),
+}
+
 /// A change on the link to a node, to be heeded at the end of the turn.
 pub(super) enum Notice {
     Rejected {
@@ -79,6 +92,13 @@ pub(super) enum Notice {
     },
     GaveUp {
         nid: String,
+    },
+    /// All that a claim has to wait for at one node is done.
+    Ordered(u64),
+    /// Another gate has answered the claim of a connection.
+    Taken {
+        cid: i64,
+        taken: Result<Vec<u8>, ResumeRefusal>,
     },
 }
 
@@ -156,6 +176,11 @@ impl Kept {
         way.asked = way.decided;
         way.is_urgent = true;
         Vec::new()
+    }
+
+    /// Returns true if a node is known to have the extensions.
+    pub(super) fn knows(&self, nid: &str) -> bool {
+        (self.nodes.get(nid)).is_some_and(|way| way.extensions == Some(true))
     }
 
     /// Notes what a node has told about itself.
@@ -288,12 +313,33 @@ impl Way {
 }
 
 /// Notes an event of the link to a node.
-pub(super) fn note(notices: &mut Vec<Notice>, node: &Identity, event: LaneEvent<'_, Fence>) {
+pub(super) fn note(notices: &mut Vec<Notice>, node: &Identity, event: LaneEvent<'_, Asked>) {
     let nid = node.id.clone();
+    if node.kind == Kind::Gate && !matches!(event, LaneEvent::Answered { .. }) {
+        return;
+    }
     notices.push(match event {
         LaneEvent::Up { extensions, .. } => Notice::Up { nid, extensions },
         LaneEvent::Answered {
-            token: fence,
+            token: Asked::Order(order),
+            ..
+        } => Notice::Ordered(order),
+        LaneEvent::Answered {
+            token: Asked::Take(cid),
+            result,
+        } => {
+            let taken = match result {
+                Ok(Answer {
+                    value: Value::Taken(taken),
+                    ..
+                }) => Ok(taken.as_bytes().to_vec()),
+                Ok(answer) => Err(refusal_of(answer.code.code())),
+                Err(_) => Err(ResumeRefusal::Unavailable),
+            };
+            Notice::Taken { cid, taken }
+        }
+        LaneEvent::Answered {
+            token: Asked::Fence(fence),
             result,
         } => match result {
             Ok(answer) if answer.code != Code::Done => Notice::Unanswered { nid },

@@ -38,6 +38,20 @@
 //! | anything but the handshake and the proof, before the proof of a secret | the same |
 //! | a bind with numbers that are not above 0 | code 2 |
 //! | an unknown connection or user | code 1; lists skip it |
+//!
+//! # Resume
+//!
+//! With [`GateBuilder::resume`] a client that has lost its connection takes its user back on a new one: see [`ResumeOptions`], and
+//! [`resume_token`](super::node::Request::resume_token) for where a client has its token from.
+//!
+//! | While a user is away | Result |
+//! |---|---|
+//! | a push to it or to its connection | kept, and sent when it is back |
+//! | more pushes than are kept | the oldest are lost, and the client is refused |
+//! | a question if it is online | yes |
+//! | a disconnect | the end: Disconnect is told |
+//! | a login on another connection | the end of the older one, as always |
+//! | the window ends | Disconnect is told |
 
 mod binding;
 mod builder;
@@ -52,15 +66,20 @@ mod handler;
 #[cfg(feature = "kcp")]
 mod kcp_clients;
 mod kept;
+mod leaving;
 mod listener;
 mod observed;
 mod options;
+mod pushes;
 mod requests;
+mod resume;
+mod resuming;
 mod shared;
 #[cfg(feature = "testing")]
 mod simulated;
 mod stateful;
 mod stats;
+mod token;
 mod watching;
 mod work;
 mod working;
@@ -81,10 +100,12 @@ use crate::engine::server::Running;
 
 pub use self::builder::GateBuilder;
 pub use self::listener::ClientListener;
-pub use self::options::{DuplicateLogin, HeartbeatMode, OverRate, RateLimit, SlowClient};
+pub use self::options::{
+    DuplicateLogin, HeartbeatMode, OverRate, RateLimit, ResumeOptions, SlowClient,
+};
 #[cfg(feature = "testing")]
 pub use self::simulated::SimulatedGate;
-pub use self::stats::{GateStats, RefusedPacket};
+pub use self::stats::{GateStats, RefusedPacket, RefusedResume};
 
 /// A running gate. A drop shuts it down and waits for its end.
 #[must_use = "dropping it shuts the gate down"]
@@ -96,7 +117,7 @@ pub struct Gate {
     #[cfg(feature = "testing")]
     followers: Followers,
     /// They tell the reactors what has changed, and end after them.
-    following: Option<[Follower; 2]>,
+    following: Option<Vec<Follower>>,
     /// Taken at the end, so that nobody asks the reactors any more.
     observed: Option<Arc<ObservedGate>>,
 }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::RefusedPacket;
+use crate::cluster::Error;
 use crate::cluster::drpc::Secret;
 use crate::cluster::link::LaneOptions;
 #[cfg(feature = "tls")]
@@ -101,6 +102,91 @@ impl RateLimit {
     }
 }
 
+/// The options of [resume](super::GateBuilder::resume).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use epicycle::cluster::gate::ResumeOptions;
+///
+/// let options = ResumeOptions::new().window(Duration::from_secs(60)).buffer(128 << 10);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "it has no effect until it is given to a gate"]
+pub struct ResumeOptions {
+    pub(super) window: Duration,
+    pub(super) buffer: usize,
+    pub(super) lifetime: Duration,
+    pub(super) max_users: usize,
+    pub(super) max_bytes: usize,
+}
+
+impl ResumeOptions {
+    /// Returns the defaults.
+    pub fn new() -> Self {
+        Self {
+            window: Duration::from_secs(30),
+            buffer: 64 << 10,
+            lifetime: Duration::from_secs(24 * 3600),
+            max_users: 10_000,
+            max_bytes: 64 << 20,
+        }
+    }
+
+    /// Sets the time within which a user can come back after the loss of its connection. Then nodes are told Disconnect. Default: 30 s.
+    pub fn window(mut self, time: Duration) -> Self {
+        self.window = time;
+        self
+    }
+
+    /// Sets the bytes of pushes that are kept for a user who has a token. A client that has missed more is refused. It can be half of
+    /// [`outbound_limit`](super::GateBuilder::outbound_limit) at most. Default: 64 KiB.
+    pub fn buffer(mut self, bytes: usize) -> Self {
+        self.buffer = bytes;
+        self
+    }
+
+    /// Sets the time for which a token is good while its connection lives. Default: 24 h.
+    pub fn lifetime(mut self, time: Duration) -> Self {
+        self.lifetime = time;
+        self
+    }
+
+    /// Sets the number of users without a connection that are waited for. A further one is gone at once. Default: 10,000.
+    pub fn max_users(mut self, users: usize) -> Self {
+        self.max_users = users;
+        self
+    }
+
+    /// Sets the bytes of pushes that are kept for all users. Beyond it, those with new pushes lose their oldest. Default: 64 MiB.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    pub(super) fn check(&self, outbound_limit: usize) -> Result<(), Error> {
+        if self.window.is_zero() || self.lifetime.is_zero() {
+            let problem = "a window or a lifetime of zero leaves no time to come back; leave `resume` out instead";
+            return Err(Error::argument("resume", problem));
+        }
+        if self.buffer > outbound_limit / 2 {
+            let problem = format!(
+                "a buffer of {} bytes is more than half of the outbound limit of {outbound_limit}; raise that, or keep less",
+                self.buffer
+            );
+            return Err(Error::argument("resume", problem));
+        }
+        Ok(())
+    }
+}
+
+impl Default for ResumeOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Answers a packet that was refused, if it returns the data of an answer.
 pub(super) type OnRefused =
     Arc<dyn Fn(&Packet<'_>, RefusedPacket) -> Option<Vec<u8>> + Send + Sync>;
@@ -119,6 +205,7 @@ pub(super) struct Options {
     pub(super) outbound_limit: usize,
     pub(super) slow: SlowClient,
     pub(super) duplicate: DuplicateLogin,
+    pub(super) resume: Option<ResumeOptions>,
     /// In milliseconds.
     pub(super) retry_within: u32,
     pub(super) secret: Option<Secret>,

@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::client::Client;
 use super::handler::GateReactor;
+use super::resume::{Claim, Heir, code_of};
+use super::token::Token;
 use super::work::{Parcel, Reply, Task, Who, Work};
 use super::working::{Push, send_bytes};
+use crate::cluster::Kind;
 use crate::cluster::drpc::{Answer, Code, Op, Request, Scope, Target, Targets, Value};
-use crate::cluster::packet::{EncodedPacket, PacketFrame};
+use crate::cluster::packet::{EncodedPacket, PacketFrame, ResumeRefusal};
 use crate::cluster::session::reactor_of;
-use crate::engine::handler::{Action, Conn};
+use crate::engine::handler::{Action, Conn, Reactor};
 use crate::engine::slots::ConnId;
 
 /// A request, as the answer to it is found.
@@ -28,6 +32,7 @@ impl GateReactor {
         conn: &mut Conn<'_, Self>,
         seq: u64,
         request: Request<'_>,
+        from: Option<(u8, &str)>,
     ) -> Action {
         self.counters().requests.add(1);
         let asked = Asked {
@@ -143,6 +148,10 @@ impl GateReactor {
                     channel: channel.clone(),
                 });
             }
+            Request::GetToken { target } => {
+                self.assign_target(&asked, target, Task::Issue);
+            }
+            Request::Take { cid, last, token } => self.serve_take(&asked, from, (cid, last), token),
             Request::GetState => {
                 let state = self.shared.registered.state_code();
                 self.answer_now(&asked, Code::Done, Value::State(state));
@@ -170,6 +179,10 @@ impl GateReactor {
         disconnect: bool,
         packet: &[u8],
     ) -> bool {
+        // Numbered pushes are kept, and so they are parcels.
+        if self.shared.resume.is_some() {
+            return false;
+        }
         let Some(who) = self
             .who(target)
             .filter(|who| reactor_of(who.cid) == self.id)
@@ -184,7 +197,7 @@ impl GateReactor {
             route,
             disconnect,
         };
-        let send = |conn: &mut Conn<'_, Self>| send_bytes(conn, packet);
+        let send = |conn: &mut Conn<'_, Self>, _: &mut Client| send_bytes(conn, packet);
         let code = match self.push(who, push, send, &mut conn.reactor()) {
             true => Code::Done,
             false => Code::NotFound,
@@ -193,9 +206,53 @@ impl GateReactor {
         true
     }
 
+    /// Hands the claim of another gate to the reactor that has the user.
+    fn serve_take(
+        &mut self,
+        asked: &Asked,
+        from: Option<(u8, &str)>,
+        (cid, last): (i64, u64),
+        token: &str,
+    ) {
+        let found = self.claimed(from, token);
+        let (gid, token, old) = match found {
+            Ok(found) => found,
+            Err(refusal) => {
+                let code = Code::from_code(code_of(refusal));
+                return self.answer_now(asked, code, Value::None);
+            }
+        };
+        let claim = Claim {
+            uid: token.uid,
+            nonce: token.nonce,
+            last,
+            heir: Heir::There(gid, cid),
+        };
+        self.assign_one(asked, reactor_of(old), Task::Take(claim));
+    }
+
+    fn claimed(
+        &self,
+        from: Option<(u8, &str)>,
+        token: &str,
+    ) -> Result<(Arc<str>, Token, i64), ResumeRefusal> {
+        let resume = self.shared.resume.as_ref().ok_or(ResumeRefusal::Off)?;
+        let ours = &self.shared.ours.id;
+        let token = resume.tokens.read(token, ours);
+        let token = token.filter(|token| token.gid == *ours);
+        let token = token.ok_or(ResumeRefusal::Invalid)?;
+        let gate = from.filter(|(kind, gid)| *kind == Kind::Gate.code() && gid != ours);
+        let (_, gid) = gate.ok_or(ResumeRefusal::Invalid)?;
+        let old = self.shared.users.find(token.uid);
+        Ok((gid.into(), token, old.ok_or(ResumeRefusal::Expired)?))
+    }
+
     /// Checks a packet, which comes from another server, and copies it.
     fn parcel(&self, packet: &[u8], disconnect: bool) -> Option<Arc<Parcel>> {
         let route = self.route_of(packet)?;
+        let frame = self.shared.options.packet.decode_message(packet);
+        let is_data = matches!(frame, Ok(PacketFrame::Packet { .. }));
+        let route = is_data.then_some(route);
         let packet = Bytes::copy_from_slice(packet);
         let packet = EncodedPacket::from_wire(&self.shared.options.packet, packet).ok()?;
         Some(Parcel::new(packet, route, disconnect))
@@ -294,6 +351,20 @@ impl GateReactor {
             true => self.queue.push_back(work),
             false => self.outgoing[reactor].push(work),
         }
+    }
+
+    /// Puts a task in the queue of a reactor that is bounded in another way.
+    pub(super) fn assign_anyway(&mut self, to: usize, work: Work, reactor: &mut Reactor<'_, Self>) {
+        if to >= self.outgoing.len() {
+            return;
+        }
+        self.shared.queued.enqueue_anyway(to, work.weight());
+        match to == self.id {
+            true => self.queue.push_back(work),
+            false => self.outgoing[to].push(work),
+        }
+        self.is_pending = true;
+        reactor.request_turn_end();
     }
 
     /// Tells the result of a part of a request.

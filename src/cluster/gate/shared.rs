@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use super::by_route::AllRoutes;
 use super::listener::Door;
 use super::options::Options;
+use super::resume::SharedResume;
 use super::stats::{GateCounters, GateStats};
 use crate::cluster::link::Identity;
 use crate::cluster::locator::{LocationCache, Locator};
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub(super) admission: Arc<Admission>,
     /// The clients and links that have not passed the steps before they open.
     entrances: Entrances,
+    /// `None` if clients cannot resume.
+    pub(super) resume: Option<SharedResume>,
 }
 
 /// The limits of the listeners.
@@ -118,6 +121,7 @@ impl Shared {
             queued: QueuedBytes::new(reactors),
             admission: entrances.clients.clone(),
             entrances,
+            resume: None,
         }
     }
 
@@ -136,6 +140,8 @@ impl Shared {
         stats.clients_refused += refused.map(|entrance| entrance.refused()).sum::<u64>();
         stats.links_refused += self.entrances.of_links.refused();
         stats.state = self.registered.state_code().into();
+        let resume = self.resume.as_ref();
+        stats.resume_bytes = resume.map_or(0, |resume| resume.room.bytes() as u64);
         stats
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::client::{Client, Held, Place, Wait};
 use super::clients::{deliver, pause, resume};
 use super::handler::{GateReactor, Session};
-use super::kept::{Notice, PacketKey, Returned};
+use super::kept::{Asked, Notice, PacketKey, Returned};
 use super::stats::RefusedPacket;
 use crate::cluster::Error;
 use crate::cluster::dispatch::{Dispatch, Source};
@@ -80,7 +80,7 @@ impl GateReactor {
         };
         match self.forward(conn, client, outgoing, None) {
             Step::Sent => Action::Continue,
-            Step::Refused(reason) => self.refuse_packet(conn, packet, reason),
+            Step::Refused(reason) => self.refuse_packet(conn, client, packet, reason),
             Step::Wait(wait) => {
                 client.held = Some(outgoing.hold());
                 self.wait(conn, client, wait);
@@ -118,6 +118,11 @@ impl GateReactor {
                     let returned = self.kept.gave_up(&nid);
                     self.take_back(returned, reactor);
                 }
+                Notice::Ordered(order) => self.on_ordered(order, reactor),
+                Notice::Taken { cid, taken } => {
+                    let taken = taken.and_then(|bytes| self.read_taken(&bytes));
+                    self.on_taken(cid, taken, reactor);
+                }
             }
         }
         self.release(reactor);
@@ -147,7 +152,8 @@ impl GateReactor {
     /// Asks the nodes that have not told yet if they have taken what was sent to them.
     pub(super) fn ask_nodes(&mut self, reactor: &mut Reactor<'_, Self>) {
         let (lanes, now) = (&mut self.lanes, reactor.now());
-        self.kept.ask(|nid, fence| lanes.ping(nid, fence, now));
+        self.kept
+            .ask(|nid, fence| lanes.ping(nid, Asked::Fence(fence), now));
         if !self.is_asking && self.kept.is_undecided() {
             self.is_asking = true;
             reactor.schedule(ASK_AFTER, |gate, reactor| {
@@ -217,7 +223,7 @@ impl GateReactor {
                         self.wait(conn, client, Wait::Nodes);
                     }
                 }
-                (Session::Client(_), packet) => {
+                (Session::Client(client), packet) => {
                     let bytes = packet.map(|packet| packet.bytes).unwrap_or_default();
                     let data = match self.shared.options.packet.decode_message(&bytes) {
                         Ok(PacketFrame::Packet { packet, .. }) => packet.data,
@@ -228,7 +234,7 @@ impl GateReactor {
                         RejectReason::UnknownRoute => RefusedPacket::UnknownRoute,
                         _ => RefusedPacket::Busy,
                     };
-                    self.refuse_late(conn, &Packet { route, seq, data }, refused);
+                    self.refuse_late(conn, client, &Packet { route, seq, data }, refused);
                 }
                 _ => {}
             });
@@ -250,7 +256,7 @@ impl GateReactor {
             Wait::Move => {
                 conn.set_timer(client.retry_after, Client::RETRY);
             }
-            Wait::Locator | Wait::Nothing => {}
+            Wait::Locator | Wait::Resume | Wait::Nothing => {}
         }
     }
 
@@ -275,7 +281,7 @@ impl GateReactor {
             };
             match self.forward(conn, client, outgoing, found.take()) {
                 Step::Sent => self.counters().redelivered.add(u64::from(is_returned)),
-                Step::Refused(reason) => self.refuse_late(conn, &packet, reason),
+                Step::Refused(reason) => self.refuse_late(conn, client, &packet, reason),
                 Step::Wait(wait) => {
                     match is_returned {
                         true => client.returned.push_front(held),
@@ -418,10 +424,11 @@ impl GateReactor {
     fn refuse_late(
         &mut self,
         conn: &mut Conn<'_, Self>,
+        client: &mut Client,
         packet: &Packet<'_>,
         reason: RefusedPacket,
     ) {
-        if let Action::Refused(error) = self.refuse_packet(conn, packet, reason) {
+        if let Action::Refused(error) = self.refuse_packet(conn, client, packet, reason) {
             log::debug!(target: "epicycle::cluster", "an answer to {} is lost: {error}", conn.peer_addr());
         }
     }

@@ -1,4 +1,5 @@
 use crate::cluster::dispatch::Refusal;
+use crate::cluster::packet::ResumeRefusal;
 use crate::{metric_label, metric_set};
 
 metric_label! {
@@ -18,6 +19,34 @@ metric_label! {
         Busy = "busy",
         /// The client sends faster than the gate allows.
         Rate = "rate",
+    }
+}
+
+metric_label! {
+    /// The reason why a gate has refused to give a user back.
+    pub enum RefusedResume("reason") {
+        /// The gate does not resume.
+        Off = "off",
+        /// The token is not genuine, or the client asks for what was never sent.
+        Invalid = "invalid",
+        /// The token has expired or was used, or the user is gone.
+        Expired = "expired",
+        /// The client has missed more pushes than were kept.
+        Lost = "lost",
+        /// The gate that has the user cannot be reached, or one of both has too much to do.
+        Unavailable = "unavailable",
+    }
+}
+
+impl From<ResumeRefusal> for RefusedResume {
+    fn from(refusal: ResumeRefusal) -> Self {
+        match refusal {
+            ResumeRefusal::Off => RefusedResume::Off,
+            ResumeRefusal::Invalid => RefusedResume::Invalid,
+            ResumeRefusal::Expired => RefusedResume::Expired,
+            ResumeRefusal::Lost => RefusedResume::Lost,
+            ResumeRefusal::Unavailable | ResumeRefusal::Other(_) => RefusedResume::Unavailable,
+        }
     }
 }
 
@@ -92,6 +121,24 @@ metric_set! {
         binds_failed: counter,
         /// Connections that lost their user to a later login.
         replaced: counter,
+        /// Tokens issued with which clients can resume.
+        tokens: counter,
+        /// Users without a connection that may come back, now.
+        away: gauge,
+        /// Bytes of pushes that are kept for clients that may resume, now.
+        resume_bytes: gauge,
+        /// Users that have come back.
+        resumed: counter,
+        /// Pushes that were sent again to them.
+        repeated: counter,
+        /// Attempts to come back that were refused.
+        resumes_refused: counter by RefusedResume,
+        /// Users that have not come back in time.
+        windows_ended: counter,
+        /// Users that were not waited for, since there were too many.
+        resume_overflow: counter,
+        /// Pushes passed on to the new connection of a user.
+        passed_on: counter,
         /// Users that the locator could not be told to forget.
         unbinds_failed: counter,
     }

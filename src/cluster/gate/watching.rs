@@ -20,7 +20,7 @@ pub(super) fn start(
     table: RouteTable,
     shared: &Arc<Shared>,
     engine: &Engine<GateReactor>,
-) -> Result<[Follower; 2], Error> {
+) -> Result<Vec<Follower>, Error> {
     let (mut nodes, mut table) = (registry.watch(Kind::Node.as_str())?, table);
     if let Some(first) = nodes.next() {
         table = set_nodes(&table, first, engine);
@@ -32,16 +32,41 @@ pub(super) fn start(
             table = set_nodes(&table, list, &to);
         }
     })?;
+    let mut following = vec![routes];
+    if shared.resume.is_some() {
+        let mut gates = registry.watch(Kind::Gate.as_str())?;
+        if let Some(first) = gates.next() {
+            set_gates(&shared.ours.id, &first, engine);
+        }
+        let (to, ours) = (engine.clone(), shared.ours.id.clone());
+        following.push(followers.follow("gates", gates, move |list| {
+            if let Some(list) = list {
+                set_gates(&ours, &list, &to);
+            }
+        })?);
+    }
     let changes = shared.locator.watch()?;
     let (shared, engine) = (shared.clone(), engine.clone());
-    let logins = followers.follow("locator", changes, move |change| match change {
-        Some(LocationEvent::GateBound { uid, gid }) if gid != shared.ours.id => {
-            on_bound_elsewhere(&shared, &engine, uid);
-        }
-        Some(LocationEvent::Interrupted) => on_interrupted(&shared, &engine),
-        _ => {}
-    })?;
-    Ok([routes, logins])
+    following.push(
+        followers.follow("locator", changes, move |change| match change {
+            Some(LocationEvent::GateBound { uid, gid }) if gid != shared.ours.id => {
+                on_bound_elsewhere(&shared, &engine, uid);
+            }
+            Some(LocationEvent::Interrupted) => on_interrupted(&shared, &engine),
+            _ => {}
+        })?,
+    );
+    Ok(following)
+}
+
+/// Tells all reactors the other gates that are registered.
+fn set_gates(ours: &str, gates: &[Instance], engine: &Engine<GateReactor>) {
+    let peers = peers(gates.iter().filter(|gate| gate.id != ours));
+    for reactor in 0..engine.reactors() {
+        let peers = peers.clone();
+        // As for nodes.
+        engine.run_anyway(reactor, move |gate, reactor| gate.set_gates(peers, reactor));
+    }
 }
 
 /// Gives all reactors the nodes that are registered. Returns their table.
@@ -56,7 +81,7 @@ fn set_nodes(table: &RouteTable, nodes: Vec<Instance>, engine: &Engine<GateReact
         let (table, peers) = (table.clone(), peers.clone());
         // There is one for each change of the registry, whose watch keeps the latest only.
         engine.run_anyway(reactor, move |gate, reactor| {
-            gate.set_nodes(table, &peers, reactor);
+            gate.set_nodes(table, peers, reactor);
         });
     }
     table

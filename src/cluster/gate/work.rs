@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::resume::{Claim, TakenUser};
 use crate::cluster::drpc::{Answer, Code, Op, Value};
-use crate::cluster::packet::EncodedPacket;
+use crate::cluster::packet::{EncodedPacket, ResumeRefusal};
 use crate::cluster::session::Holder;
 use crate::engine::slots::ConnId;
 use crate::ws;
@@ -34,6 +35,26 @@ pub(super) enum Task {
         confirmed: bool,
     },
     Unbind(Who),
+    /// Makes a token for a client.
+    Issue(Who),
+    /// A connection, here or at another gate, wants a user back.
+    Take(Claim),
+    /// The reactor that had a user has told the connection that wants it back.
+    Taken {
+        cid: i64,
+        taken: Result<TakenUser, ResumeRefusal>,
+    },
+    /// The locator has answered about a user that was taken back.
+    Resumed {
+        cid: i64,
+        uid: i64,
+        confirmed: bool,
+    },
+    /// The locator has told who has the user of a connection that is away.
+    Inherited {
+        cid: i64,
+        is_elsewhere: bool,
+    },
     /// The answer to something that was done elsewhere.
     Answer(Code),
     /// Another connection has the user now.
@@ -84,6 +105,8 @@ pub(super) enum Task {
 pub(super) struct Parcel {
     pub(super) packet: EncodedPacket,
     pub(super) route: i32,
+    /// False for heartbeats and control packets, which are not counted.
+    pub(super) is_data: bool,
     /// The same as a message of WebSocket, once the first client needs it.
     framed: OnceLock<ws::Prepared>,
     /// True if the receivers are to be disconnected after it.
@@ -111,6 +134,9 @@ impl Work {
             }
             Task::Broadcast { parcel, .. } | Task::Publish { parcel, .. } => (0, Some(parcel)),
             Task::Join { to, .. } | Task::Part { to, .. } => (to.len(), None),
+            Task::Taken {
+                taken: Ok(taken), ..
+            } => return size_of::<Self>() + taken.bytes(),
             _ => (0, None),
         };
         let packet = parcel.map_or(0, |parcel| parcel.packet.as_bytes().len());
@@ -119,10 +145,11 @@ impl Work {
 }
 
 impl Parcel {
-    pub(super) fn new(packet: EncodedPacket, route: i32, disconnect: bool) -> Arc<Self> {
+    pub(super) fn new(packet: EncodedPacket, route: Option<i32>, disconnect: bool) -> Arc<Self> {
         Arc::new(Self {
             packet,
-            route,
+            route: route.unwrap_or_default(),
+            is_data: route.is_some(),
             framed: OnceLock::new(),
             disconnect,
         })
@@ -170,6 +197,9 @@ impl Reply {
 
     fn encode(&self, code: Code, value: Value<'_>) -> Vec<u8> {
         let mut answer = Answer::new(self.op, code);
+        if let Value::Taken(_) = value {
+            answer.value = value;
+        }
         // An operation without a value has none, whatever was counted on the way.
         if std::mem::discriminant(&answer.value) == std::mem::discriminant(&value) {
             answer.value = value;

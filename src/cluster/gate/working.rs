@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-#[cfg(feature = "kcp")]
 use super::client::Client;
 use super::clients::close;
 use super::codec::Protocol;
@@ -60,6 +59,33 @@ impl GateReactor {
                 self.unbind(who, reply, reactor);
                 return None;
             }
+            Task::Issue(who) => {
+                match self.issue(who, reactor) {
+                    Ok(token) => self.conclude(reply.as_deref(), Code::Done, Value::Token(&token)),
+                    Err(code) => self.conclude(reply.as_deref(), code, Value::Token("")),
+                }
+                return None;
+            }
+            Task::Take(claim) => {
+                self.take_user(claim, reply, reactor);
+                return None;
+            }
+            Task::Taken { cid, taken } => {
+                self.on_taken(cid, taken, reactor);
+                return None;
+            }
+            Task::Resumed {
+                cid,
+                uid,
+                confirmed,
+            } => {
+                self.resumed(cid, uid, confirmed, reactor);
+                return None;
+            }
+            Task::Inherited { cid, is_elsewhere } => {
+                self.inherited(cid, is_elsewhere, reactor);
+                return None;
+            }
             Task::Answer(code) => (code, Value::None),
             Task::Lose { uid, holder } => {
                 self.lose(uid, holder, reactor);
@@ -72,7 +98,7 @@ impl GateReactor {
             Task::Disconnect { who, force } => (self.disconnect(who, force, reactor), Value::None),
             Task::Push { who, parcel } => {
                 *left -= 1;
-                let code = match self.push_parcel(who, &parcel, false, reactor) {
+                let code = match self.push_parcel(who, &parcel, (false, true), reactor) {
                     true => Code::Done,
                     false => Code::NotFound,
                 };
@@ -97,7 +123,7 @@ impl GateReactor {
                 let is_alone = self.queue.is_empty();
                 while next < to.len() && *left > 0 {
                     *left -= 1;
-                    let pushed = self.push_parcel(to[next], &parcel, is_alone, reactor);
+                    let pushed = self.push_parcel(to[next], &parcel, (is_alone, false), reactor);
                     sent += u64::from(pushed);
                     next += 1;
                 }
@@ -148,6 +174,10 @@ impl GateReactor {
                 _ => None,
             })?
         });
+        let peer = peer.or_else(|| {
+            let away = self.away.get(&who.cid).filter(|_| id.is_some())?;
+            Some((away.ip, away.address.clone()))
+        });
         let found = match peer {
             Some(_) => Code::Done,
             None => Code::NotFound,
@@ -174,19 +204,29 @@ impl GateReactor {
     fn disconnect(&mut self, who: Who, force: bool, reactor: &mut Reactor<'_, Self>) -> Code {
         let id = self.sessions.find(who.cid, who.uid);
         let closed = id.and_then(|id| {
-            reactor.with(id, |conn, _| match force {
-                true => conn.abort(),
-                false => close(conn),
+            reactor.with(id, |conn, session| {
+                if let Session::Client(client) = session {
+                    client.is_ended = true;
+                }
+                match force {
+                    true => conn.abort(),
+                    false => close(conn),
+                }
             })
         });
+        if id.is_some() && closed.is_none() && self.disconnect_away(who.cid, force, reactor) {
+            return Code::Done;
+        }
         closed.map_or(Code::NotFound, |()| Code::Done)
     }
 
+    /// Pushes to a client, now or when it is back. `at_once`: without waiting for what else the turn has for it. `is_direct`: the push
+    /// is for nobody else.
     fn push_parcel(
         &mut self,
         who: Who,
-        parcel: &Parcel,
-        at_once: bool,
+        parcel: &Arc<Parcel>,
+        (at_once, is_direct): (bool, bool),
         reactor: &mut Reactor<'_, Self>,
     ) -> bool {
         let push = Push {
@@ -194,7 +234,16 @@ impl GateReactor {
             route: parcel.route,
             disconnect: parcel.disconnect,
         };
-        self.push(who, push, |conn| send(conn, parcel, at_once), reactor)
+        let limit = self.shared.options.outbound_limit / 2;
+        let send = |conn: &mut Conn<'_, Self>, client: &mut Client| match &mut client.resuming {
+            Some(resuming) => resuming.hold(parcel, limit),
+            None => send(conn, client, parcel, at_once),
+        };
+        if self.push(who, push, send, reactor) {
+            return true;
+        }
+        self.sessions.find(who.cid, who.uid).is_some()
+            && self.push_away(who.cid, parcel, is_direct, reactor)
     }
 
     /// Pushes to a client with `send`. Returns true if there is one.
@@ -202,20 +251,22 @@ impl GateReactor {
         &mut self,
         who: Who,
         push: Push<'_>,
-        send: impl FnOnce(&mut Conn<'_, Self>) -> Result<(), WriteError>,
+        send: impl FnOnce(&mut Conn<'_, Self>, &mut Client) -> Result<(), WriteError>,
         reactor: &mut Reactor<'_, Self>,
     ) -> bool {
         let Some(id) = self.sessions.find(who.cid, who.uid) else {
             return false;
         };
-        let pushed = reactor.with(id, |conn, session| {
-            matches!(session, Session::Client(_)).then(|| {
-                let sent = send(conn);
-                if push.disconnect && sent.is_ok() {
+        let pushed = reactor.with(id, |conn, session| match session {
+            Session::Client(client) => {
+                let sent = send(conn, client);
+                if push.disconnect && sent.is_ok() && client.resuming.is_none() {
+                    client.is_ended = true;
                     close(conn);
                 }
-                sent
-            })
+                Some(sent)
+            }
+            _ => None,
         });
         let Some(Some(sent)) = pushed else {
             return false;
@@ -235,7 +286,12 @@ impl GateReactor {
                 counters.pushes_dropped.add(1);
                 if self.shared.options.slow == SlowClient::Close {
                     counters.slow.add(1);
-                    reactor.with(id, |conn, _| conn.abort());
+                    reactor.with(id, |conn, session| {
+                        if let Session::Client(client) = session {
+                            client.is_ended = true;
+                        }
+                        conn.abort();
+                    });
                 }
             }
             Err(_) => counters.pushes_dropped.add(1),
@@ -254,18 +310,28 @@ pub(super) struct Push<'a> {
 }
 
 /// Sends a packet that other clients get too.
-fn send(
+pub(super) fn send(
     conn: &mut Conn<'_, GateReactor>,
+    client: &mut Client,
     parcel: &Parcel,
     at_once: bool,
 ) -> Result<(), WriteError> {
-    match conn.codec() {
+    let sent = match conn.codec() {
         Protocol::Socket(_) => conn.send(parcel.framed()),
         // The packet is its own frame.
         Protocol::Packets(_) if at_once => conn.write_through(parcel.packet.clone().into_bytes()),
         Protocol::Packets(_) => conn.send(parcel.packet.clone()),
         _ => send_bytes(conn, parcel.packet.as_bytes()),
+    };
+    if parcel.is_data {
+        match &sent {
+            Ok(()) => client.count(&parcel.packet),
+            // The connection has just been lost. The client gets it when it comes back.
+            Err(WriteError::Closed) if client.resumable.is_some() => client.count(&parcel.packet),
+            Err(_) => {}
+        }
     }
+    sent
 }
 
 /// Sends a copy of a packet.

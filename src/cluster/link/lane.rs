@@ -478,12 +478,16 @@ impl<T> Lane<T> {
         let goes_on = match &self.phase {
             Phase::Down => false,
             // It is not known yet how the peer understands this one.
-            Phase::Opening(_) => self.secret.is_none() && request.op() != Op::GetAddr,
+            Phase::Opening(_) => self.secret.is_none() && !needs_extensions(request.op()),
             Phase::Up { .. } | Phase::Leaving => true,
         };
         let request = match (request, &self.phase) {
             (Request::GetAddr { target }, Phase::Up { extensions: false }) => {
                 &Request::GetIp { target: *target }
+            }
+            (request, Phase::Up { extensions: false }) if needs_extensions(request.op()) => {
+                let reason = "a server of due does not know that".to_owned();
+                return Err(Error::Refused { reason });
             }
             (request, _) => request,
         };
@@ -517,7 +521,7 @@ impl<T> Lane<T> {
             if queued.seq != 0 && !self.calls.contains(queued.seq) {
                 continue;
             }
-            if queued.op() == Op::GetAddr.code() {
+            if Op::from_code(queued.op()).is_some_and(needs_extensions) {
                 match extensions {
                     None => {
                         waiting.push(queued);
@@ -525,7 +529,10 @@ impl<T> Lane<T> {
                     }
                     Some(true) => {}
                     // The bodies are alike.
-                    Some(false) => queued.set_op(Op::GetIp.code()),
+                    Some(false) if queued.op() == Op::GetAddr.code() => {
+                        queued.set_op(Op::GetIp.code());
+                    }
+                    Some(false) => continue,
                 }
             }
             self.output.extend_from_slice(&queued.frame);
@@ -659,6 +666,11 @@ impl<T> Lane<T> {
         }
         Ok(())
     }
+}
+
+/// Returns true if a request must wait until the peer has told whether it knows the extensions.
+fn needs_extensions(op: Op) -> bool {
+    matches!(op, Op::GetAddr | Op::GetToken | Op::Take | Op::Leave)
 }
 
 impl<T> fmt::Debug for Lane<T> {

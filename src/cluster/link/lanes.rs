@@ -210,6 +210,13 @@ impl<T> Lanes<T> {
         self.call(id, &Request::Ping, token, now).is_ok()
     }
 
+    /// Returns true if there is a link to a peer, over which requests go at once.
+    pub(in crate::cluster) fn is_up(&self, id: &str) -> bool {
+        let token = self.by_id.get(id);
+        let dialled = token.and_then(|token| self.lanes.get(token));
+        dialled.is_some_and(|dialled| dialled.lane.is_up())
+    }
+
     /// Returns the peers with the bytes that wait for each.
     pub(in crate::cluster) fn queued<H: LinkTimer>(
         &self,

@@ -43,6 +43,8 @@ pub(super) enum What {
         fence: u64,
         found: Option<Found>,
     },
+    /// The user of the connection is on another one, and it is told no more.
+    Left,
     /// The last link of a gate has ended.
     LinksEnded,
     /// The first link of a gate has begun.

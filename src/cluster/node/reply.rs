@@ -10,6 +10,7 @@ pub(super) enum Reply {
     Total(u64),
     Online(bool),
     Addr(String),
+    Token(String),
 }
 
 /// Returns what a gate has answered.
@@ -34,6 +35,7 @@ pub(super) fn reply_of(answer: Result<Answer<'_>, Error>) -> Result<Reply, Error
         Value::Total(total) => Reply::Total(total),
         Value::Online(online) => Reply::Online(online),
         Value::Addr(addr) => Reply::Addr(addr.to_owned()),
+        Value::Token(token) => Reply::Token(token.to_owned()),
         Value::Ip(ip) => Reply::Addr(ip.map(|ip| ip.to_string()).unwrap_or_default()),
         _ => Reply::Done,
     })

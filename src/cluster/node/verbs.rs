@@ -233,6 +233,53 @@ impl Request<'_> {
         Ok(())
     }
 
+    /// Asks the gate for a token with which the client can take its user back after it has lost its connection. Send it to the client,
+    /// and again a new one after each [`Reconnect`](crate::cluster::Event::Reconnect): a token is good once.
+    ///
+    /// `then` gets [`Error::Refused`] if the gate does not [resume](crate::cluster::gate::GateBuilder::resume), if it is one of due, or
+    /// if the connection has no user.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind_gate`](Self::bind_gate).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use epicycle::cluster::node::Request;
+    /// use epicycle::cluster::{Cluster, Error, Event};
+    ///
+    /// const TOKEN: i32 = 9;
+    ///
+    /// fn entered(_: &mut (), cx: &mut Request<'_>) -> Result<(), Error> {
+    ///     cx.resume_token(|_: &mut (), cx, token| cx.push(TOKEN, &token?))
+    /// }
+    /// # let node = Cluster::embedded().node().event(Event::Reconnect, entered).start()?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn resume_token<S: 'static, E: Into<HandlerError>>(
+        &mut self,
+        then: impl FnOnce(&mut S, &mut Request<'_>, Result<String, Error>) -> Result<(), E>
+        + Send
+        + 'static,
+    ) -> Result<(), Error> {
+        self.check_client()?;
+        let call = self.later_call(
+            move |state: &mut S, request: &mut Request<'_>, reply: Result<Reply, Error>| {
+                let token = match reply {
+                    Ok(Reply::Token(token)) => Ok(token),
+                    Ok(_) | Err(Error::Refused { .. }) => Err(no_token()),
+                    Err(error) => Err(error),
+                };
+                then(state, request, token)
+            },
+        )?;
+        let target = Target::conn(self.cid);
+        let ask = drpc::Request::GetToken { target };
+        self.core.ask(&self.from.id, &ask, boxed(call));
+        Ok(())
+    }
+
     fn check_client(&self) -> Result<(), Error> {
         if self.cid != 0 && !self.from.is_node {
             return Ok(());
@@ -641,6 +688,14 @@ fn push(core: &mut Core, gid: &str, target: Target, packet: &[u8]) -> Result<(),
     core.send(Kind::Gate, gid, &push)?;
     core.counters().pushed.add(1);
     Ok(())
+}
+
+fn no_token() -> Error {
+    let reason =
+        "the gate does not resume (see `GateBuilder::resume`), or the connection has no user";
+    Error::Refused {
+        reason: reason.to_owned(),
+    }
 }
 
 fn boxed(

@@ -66,6 +66,8 @@ pub enum ResumeRefusal {
     Expired,
     /// 4: the client missed more pushes than were kept.
     Lost,
+    /// 5: the gate that has the user cannot be reached, or has too much to do.
+    Unavailable,
     /// Another number, of a later version.
     Other(u8),
 }
@@ -90,6 +92,7 @@ impl ResumeRefusal {
             ResumeRefusal::Invalid => 2,
             ResumeRefusal::Expired => 3,
             ResumeRefusal::Lost => 4,
+            ResumeRefusal::Unavailable => 5,
             ResumeRefusal::Other(code) => code,
         }
     }
@@ -101,6 +104,7 @@ impl ResumeRefusal {
             2 => ResumeRefusal::Invalid,
             3 => ResumeRefusal::Expired,
             4 => ResumeRefusal::Lost,
+            5 => ResumeRefusal::Unavailable,
             other => ResumeRefusal::Other(other),
         }
     }

@@ -137,6 +137,11 @@ impl Sessions {
         members.map_or_else(Vec::new, |members| members.iter().copied().collect())
     }
 
+    /// Returns the channels of a connection.
+    pub(super) fn channels(&self, cid: i64) -> Vec<Arc<str>> {
+        (self.clients.get(&cid)).map_or_else(Vec::new, |client| client.channels.clone())
+    }
+
     /// Makes a connection a member of a channel. It is no error if it is one already, or is gone.
     pub(super) fn join(&mut self, channel: &Arc<str>, cid: i64) -> Result<(), Error> {
         let Some(client) = self.clients.get_mut(&cid) else {

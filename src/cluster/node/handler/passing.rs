@@ -7,6 +7,27 @@ use crate::cluster::node::hand_over::{Item, What};
 use crate::engine::handler::Reactor;
 
 impl<T: 'static> NodeReactor<T> {
+    /// Forgets a connection, when all that came of it is done.
+    pub(super) fn on_leave(&mut self, link: &mut Link, cid: i64) {
+        let owner = match self.outgoing.len() {
+            1 => Some(0),
+            _ => link.owners.remove(&cid),
+        };
+        if let Some(owner) = owner {
+            let (from, what) = (link.sender.clone(), What::Left);
+            let uid = 0;
+            self.assign(
+                owner,
+                Item {
+                    from,
+                    cid,
+                    uid,
+                    what,
+                },
+            );
+        }
+    }
+
     /// Returns the reactor that handles what comes of a client. If it was another one before, the new one waits until that has
     /// done what it has.
     pub(super) fn place(&mut self, link: &mut Link, cid: i64, uid: i64) -> usize {
@@ -126,6 +147,9 @@ impl<T: 'static> NodeReactor<T> {
                         what,
                     },
                 );
+            }
+            What::Left => {
+                self.forget(&from.id, cid);
             }
             What::Await { fence } => self.waiting.hold(&from, (cid, uid), fence),
             What::LinksEnded => self.on_links_ended(&from.id),

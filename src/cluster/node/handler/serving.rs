@@ -79,6 +79,10 @@ impl<T: 'static> NodeReactor<T> {
                     self.settle(&mut conn.reactor());
                 }
             }
+            drpc::Request::Leave { cid } => {
+                self.on_leave(link, cid);
+                self.settle(&mut conn.reactor());
+            }
             drpc::Request::GetState => {
                 answer.value = Value::State(self.core.shared.registered.state_code());
             }
