@@ -217,7 +217,7 @@ impl Dialled {
                     }
                     Ok(_) => break,
                     Err(error) => {
-                        log::warn!(target: "epicycle::cluster", "{} sends what is no packet: {error}", link.to);
+                        log::warn!(target: "epicycle::cluster", "{} sends what is no packet: {error}", link.to());
                         return Action::Close;
                     }
                 }
@@ -235,7 +235,7 @@ impl Dialled {
         match over_kcp::settle(conn, FLUSH) {
             Ok(()) => self.part(),
             Err(_) => {
-                log::info!(target: "epicycle::cluster", "{} acknowledges nothing, and is given up", self.link.to);
+                log::info!(target: "epicycle::cluster", "{} acknowledges nothing, and is given up", self.link.to());
                 Action::Close
             }
         }
