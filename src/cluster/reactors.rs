@@ -7,13 +7,24 @@ use std::time::{Duration, Instant};
 use crate::engine::handler::{Engine, EventHandler, Reactor};
 
 /// The time within which all reactors have answered. One that takes longer is stuck in a handler.
-const ANSWERING: Duration = Duration::from_secs(30);
+pub(super) const ANSWERING: Duration = Duration::from_secs(30);
 
 /// Calls on each reactor what `call` returns for its number, and waits for the results: for 30 s at the longest.
 pub(super) fn on_all<H: EventHandler, R: Send + 'static, F>(
     engine: &Engine<H>,
     call: impl Fn(usize) -> F,
 ) -> Vec<R>
+where
+    F: FnOnce(&mut H, &mut Reactor<'_, H>) -> R + Send + 'static,
+{
+    call_all(engine, call).wait()
+}
+
+/// Calls on each reactor what `call` returns for its number.
+pub(super) fn call_all<H: EventHandler, R: Send + 'static, F>(
+    engine: &Engine<H>,
+    call: impl Fn(usize) -> F,
+) -> Calls<R>
 where
     F: FnOnce(&mut H, &mut Reactor<'_, H>) -> R + Send + 'static,
 {
@@ -24,13 +35,42 @@ where
             let _ = sender.send(call(handler, reactor));
         });
     }
-    drop(sender);
-    let ends = Instant::now() + ANSWERING;
-    let next = || {
-        let left = ends.saturating_duration_since(Instant::now());
-        results.recv_timeout(left).ok()
-    };
-    std::iter::from_fn(next).collect()
+    Calls {
+        results,
+        came: Vec::new(),
+    }
+}
+
+/// Calls on all reactors.
+pub(super) struct Calls<R> {
+    results: mpsc::Receiver<R>,
+    came: Vec<R>,
+}
+
+impl<R> Calls<R> {
+    /// Returns the results that have come, and true if there are no more.
+    pub(super) fn poll(&mut self) -> (&[R], bool) {
+        let over = loop {
+            match self.results.try_recv() {
+                Ok(result) => self.came.push(result),
+                Err(error) => break error == mpsc::TryRecvError::Disconnected,
+            }
+        };
+        (&self.came, over)
+    }
+
+    /// Waits for the results: for 30 s at the longest.
+    pub(super) fn wait(self) -> Vec<R> {
+        let ends = Instant::now() + ANSWERING;
+        let next = || {
+            let left = ends.saturating_duration_since(Instant::now());
+            self.results.recv_timeout(left).ok()
+        };
+        self.came
+            .into_iter()
+            .chain(std::iter::from_fn(next))
+            .collect()
+    }
 }
 
 /// The bytes that wait for each reactor.

@@ -207,6 +207,12 @@ impl ActorTable {
         maps.actors.values().cloned().collect()
     }
 
+    /// Returns true if there is no actor.
+    #[cfg(feature = "testing")]
+    pub(super) fn is_empty(&self) -> bool {
+        *self.count.lock() == 0
+    }
+
     /// Waits until there is no actor, or the time is over.
     pub(super) fn await_end(&self, time: Duration) {
         let deadline = Instant::now().checked_add(time);

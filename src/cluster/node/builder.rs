@@ -11,13 +11,14 @@ use super::actor_table::ActorTable;
 use super::context::{Core, HandlerError, Posting, Request};
 use super::handler::NodeReactor;
 use super::hooks::{Hooks, Stage};
-use super::router::{Group, Next, RouteFlags, Routes, boxed};
+use super::router::{Group, Next, RouteFlags, Router, Routes, boxed};
 use super::shared::{Options, Shared};
 use super::stats::NodeCounters;
 use super::watching::watch;
 use crate::cluster::codec::Codec;
 use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::drpc::Secret;
+use crate::cluster::follower::Followers;
 #[cfg(feature = "tls")]
 use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
@@ -29,6 +30,7 @@ use crate::cluster::registry::{
 };
 use crate::cluster::{Error, Event, Kind, Monitor, new_uuid};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
+use crate::engine::handler::Engine;
 use crate::engine::listen::Listen;
 use crate::engine::listen::admission::{Admission, Entrance, Prefix};
 use crate::engine::server::Server;
@@ -60,7 +62,7 @@ const LINK_OUTPUT: usize = 64 << 20;
 /// The threads that ask the registry and the locator.
 const THREADS: usize = 4;
 
-const POOL_QUEUE: usize = 65_536;
+pub(super) const POOL_QUEUE: usize = 65_536;
 
 impl Node {
     /// Returns the options of a node without a state, at their defaults.
@@ -377,6 +379,23 @@ impl<T: 'static> NodeBuilder<T> {
     /// [`Error::InvalidArgument`] or [`Error::Start`] if an option or an address is wrong, or a route is registered twice, and the
     /// errors of the registry.
     pub fn start(self) -> Result<Node, Error> {
+        let pool = || WorkerPool::builder().queue(POOL_QUEUE);
+        let pools = Pools {
+            asking: pool().threads(THREADS).name("epicycle-node").build()?,
+            jobs: pool().build()?,
+        };
+        let (server, prepared) = self.prepare(Followers::default(), pools)?;
+        let running = server.start(prepared.factory())?;
+        let engine = running.engine().clone();
+        prepared.begin(&engine, Some(Box::new(running)))
+    }
+
+    /// Returns the server of the node, and the rest of the node, which begins once the server has started.
+    pub(super) fn prepare(
+        self,
+        followers: Followers,
+        pools: Pools,
+    ) -> Result<(Server, Prepared<T>), Error> {
         if let Some(misused) = self.misused {
             return Err(misused);
         }
@@ -385,11 +404,10 @@ impl<T: 'static> NodeBuilder<T> {
         let mut hooks = self.hooks;
         hooks.run(Stage::Init);
         let id = self.id.unwrap_or_else(new_uuid);
-        let pool = WorkerPool::builder().queue(POOL_QUEUE);
-        let asking = pool.clone().threads(THREADS).name("epicycle-node");
-        let directory = Directory::start(self.registry.clone(), &["gate", "node"])?;
+        let directory = Directory::start_as(&followers, self.registry.clone(), &["gate", "node"])?;
         let directory = Arc::new(directory);
-        let locations = LocationCache::start(
+        let locations = LocationCache::start_as(
+            &followers,
             self.locator.clone(),
             directory,
             LocationCache::DEFAULT_CAPACITY,
@@ -403,8 +421,8 @@ impl<T: 'static> NodeBuilder<T> {
             registered: Arc::new(Registered::new(self.registry.clone())),
             locations,
             users: Mutex::default(),
-            pool: asking.build()?,
-            job_pool: pool.build()?,
+            pool: pools.asking,
+            job_pool: pools.jobs,
             counters: (0..self.reactors)
                 .map(|_| NodeCounters::default())
                 .collect(),
@@ -423,15 +441,6 @@ impl<T: 'static> NodeBuilder<T> {
         let limits = ConnLimits::new()
             .outbound_limit(LINK_OUTPUT)
             .outbound_policy(OutboundPolicy::Drop);
-        let posting = Posting::default();
-        let make = {
-            let (shared, state, router) = (shared.clone(), self.state, router.clone());
-            let posting = posting.clone();
-            move |id| {
-                let core = Core::new(id, shared.clone(), posting.clone());
-                NodeReactor::new(core, state(id), router.clone())
-            }
-        };
         let link = Listen::on(self.link)
             .limits(limits)
             .entrance(&shared.entrance);
@@ -440,27 +449,95 @@ impl<T: 'static> NodeBuilder<T> {
             Some(tls) => link.tls(&tls.server),
             None => link,
         };
-        let running = Server::bind(link).reactors(self.reactors).start(make)?;
-        let addr = running.local_addrs()[0].clone();
+        let prepared = Prepared {
+            alias: self.name,
+            expose: self.expose,
+            metadata: self.metadata,
+            weight: self.weight,
+            registry: self.registry,
+            locator: self.locator,
+            state: self.state,
+            router,
+            hooks,
+            shared,
+            posting: Posting::default(),
+            followers,
+        };
+        Ok((Server::bind(link).reactors(self.reactors), prepared))
+    }
+}
+
+/// The threads of a node.
+pub(super) struct Pools {
+    /// Asks the registry and the locator.
+    pub(super) asking: WorkerPool,
+    /// Runs the application's jobs.
+    pub(super) jobs: WorkerPool,
+}
+
+/// A node whose server has not started.
+pub(super) struct Prepared<T> {
+    alias: String,
+    expose: Option<String>,
+    metadata: BTreeMap<String, String>,
+    weight: u32,
+    registry: Arc<dyn Registry>,
+    locator: Arc<dyn Locator>,
+    state: Arc<dyn Fn(usize) -> T + Send + Sync>,
+    router: Arc<Router<T>>,
+    hooks: Hooks,
+    shared: Arc<Shared>,
+    posting: Posting,
+    followers: Followers,
+}
+
+impl<T: 'static> Prepared<T> {
+    /// Returns what makes the part of each reactor.
+    pub(super) fn factory(&self) -> impl Fn(usize) -> NodeReactor<T> + Send + Sync + 'static {
+        let (shared, state, router) =
+            (self.shared.clone(), self.state.clone(), self.router.clone());
+        let posting = self.posting.clone();
+        move |id| {
+            let core = Core::new(id, shared.clone(), posting.clone());
+            NodeReactor::new(core, state(id), router.clone())
+        }
+    }
+
+    /// Gives the reactors the servers, and registers the node.
+    pub(super) fn begin(
+        self,
+        engine: &Engine<NodeReactor<T>>,
+        running: Option<Box<dyn Send + Sync>>,
+    ) -> Result<Node, Error> {
+        let shared = self.shared;
+        let addr = engine.local_addrs()[0].clone();
         warn_if_open(&addr, shared.options.secret.is_some());
         let endpoint = endpoint(&addr, self.expose.as_deref())?;
         #[cfg(feature = "tls")]
         let endpoint = endpoint.with_tls(shared.options.tls.is_some());
         let table = RouteTable::new(shared.options.dispatch);
-        let followers = watch(
+        let following = watch(
+            &self.followers,
             &*self.registry,
             &*self.locator,
             &shared,
             table,
-            running.engine(),
+            engine,
         )?;
         let mut instance = Instance::new(Kind::Node, &*shared.ours.id, endpoint.to_string());
-        instance.alias = self.name;
+        instance.alias = self.alias;
         instance.metadata = self.metadata;
         instance.weight = self.weight;
-        instance.routes = router.specs();
-        instance.events = router.events(shared.counters.len());
-        let mut node = Node::new(running, addr, (shared, posting), hooks, followers);
+        instance.routes = self.router.specs();
+        instance.events = self.router.events(shared.counters.len());
+        let mut node = Node {
+            shared,
+            posting: self.posting,
+            hooks: self.hooks,
+            addr,
+            running,
+            following: Some(following),
+        };
         node.shared.registered.register(instance)?;
         if let Some(monitor) = &node.shared.options.monitor {
             monitor.add(&node.shared);

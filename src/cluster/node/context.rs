@@ -16,6 +16,7 @@ use crate::cluster::codec::DecodeBody;
 use crate::cluster::dispatch::RouteTable;
 use crate::cluster::link::{Identity, LaneEvent, Lanes};
 use crate::cluster::packet::Packet;
+use crate::cluster::reactors::Calls;
 use crate::cluster::registry::LinkEndpoint;
 use crate::cluster::{Error, Event};
 
@@ -75,11 +76,12 @@ pub(super) trait Reactors: Send + Sync {
     /// Posts what is bounded in another way.
     fn post_anyway(&self, reactor: usize, task: Task);
 
-    /// Calls the hand-over of each of these users on its reactor, and waits for that. Their packets are rejected from then on.
-    fn hand_over(&self, users: &[i64]);
+    /// Calls the hand-over of each of these users on its reactor. Their packets are rejected from then on.
+    fn hand_over(&self, users: &[i64]) -> Calls<()>;
 
-    /// Tells the servers that have dialled this one that it takes no more. Returns the number of those that do not know that.
-    fn say_bye(&self) -> usize;
+    /// Tells the servers that have dialled this one that it takes no more. The results are the numbers of those that do not know
+    /// that.
+    fn say_bye(&self) -> Calls<usize>;
 }
 
 /// The way for tasks to the reactors, from any thread. The first reactor opens it.

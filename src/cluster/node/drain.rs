@@ -1,14 +1,15 @@
 //! The end of a node, in stages.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::hooks::Stage;
 use super::shared::{Shared, guarded};
 use super::{Node, NodeStats};
+use crate::cluster::reactors::{ANSWERING, Calls};
 
 /// The time that gates of due have for what they are about to send. They do not know Bye.
 const GRACE: Duration = Duration::from_secs(2);
@@ -47,22 +48,19 @@ impl Node {
     ///
     /// A packet that comes too late is rejected, and a gate delivers it to the user's new node.
     pub fn drain(mut self, deadline: Duration) {
-        self.close();
         let ends = Instant::now().checked_add(deadline);
+        self.announce_drain();
+        let mut drain = Drain::begin(ends, Instant::now());
+        while !drain.advance(&self, Instant::now()) {
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Registers the state `hang`.
+    pub(super) fn announce_drain(&mut self) {
+        self.close();
         if let Err(error) = self.shared.registered.begin_drain() {
             log::warn!(target: "epicycle::cluster", "the node {} is not registered as hang: {error}", self.id());
-        }
-        let settled = Instant::now() + SETTLING;
-        self.wait(ends, |node| Instant::now() >= settled && node.is_idle());
-        self.hand_over(ends);
-        let Some(reactors) = self.posting.reactors() else {
-            return;
-        };
-        if reactors.say_bye() > 0 {
-            let ends = Instant::now().checked_add(GRACE);
-            self.wait(ends, |node| node.stats().links == 0);
-        } else {
-            self.await_quiet(ends);
         }
     }
 
@@ -78,49 +76,22 @@ impl Node {
         !has_jobs && self.stats().timers == 0 && !shared.actors.has_awaited()
     }
 
-    /// Gives up the users that are bound here.
-    fn hand_over(&self, ends: Option<Instant>) {
-        let shared = &self.shared;
-        shared.is_leaving.store(true, Ordering::Release);
-        if shared.is_unsure.load(Ordering::Acquire) {
-            self.for_users(ends, |shared, uid| {
-                let is_here =
-                    |nid: Option<Arc<str>>| nid.is_some_and(|nid| *nid == *shared.ours.id);
-                if !guarded(|| shared.locations.node(uid, &shared.alias)).is_ok_and(is_here) {
-                    shared.users.lock().remove(&uid);
-                }
-            });
-        }
-        let users: Vec<i64> = shared.users.lock().iter().copied().collect();
-        if let Some(reactors) = self.posting.reactors() {
-            reactors.hand_over(&users);
-        }
-        if shared.hands_over {
-            let ends = Instant::now().checked_add(HANDING_OVER);
-            self.wait(ends, |node| {
-                node.shared.users.lock().is_empty() && node.is_idle()
-            });
-        }
-        self.for_users(ends, |shared, uid| {
-            if let Err(error) = guarded(|| shared.unbind_node(uid)) {
-                log::warn!(target: "epicycle::cluster", "the user {uid} stays bound to {}: {error}", shared.ours.id);
-            }
-        });
-    }
-
-    /// Calls `ask` for each user that is bound here, on worker threads, and waits for that: until `ends`, but for ten seconds at
-    /// least.
-    fn for_users(&self, ends: Option<Instant>, ask: fn(&Shared, i64)) {
+    /// Calls `ask` for each user that is bound here, on worker threads: until `ends`, but for ten seconds at least.
+    fn ask_for_users(
+        &self,
+        ends: Option<Instant>,
+        now: Instant,
+        ask: fn(&Shared, i64),
+    ) -> Questions {
         let users: Vec<i64> = self.shared.users.lock().iter().copied().collect();
-        let least = Instant::now() + ASKING;
-        let ends = ends.map(|ends| ends.max(least));
-        let is_late = move || ends.is_some_and(|ends| Instant::now() >= ends);
+        let is_late = Arc::new(AtomicBool::new(false));
         let (done, all_done) = mpsc::channel::<()>();
         for users in users.chunks(users.len().div_ceil(ASKERS).max(1)) {
             let (shared, users, done) = (self.shared.clone(), users.to_vec(), done.clone());
+            let is_late = is_late.clone();
             let asked = self.shared.submit(None, move || {
                 for uid in users {
-                    if is_late() {
+                    if is_late.load(Ordering::Relaxed) {
                         return;
                     }
                     ask(&shared, uid);
@@ -131,42 +102,203 @@ impl Node {
                 log::warn!(target: "epicycle::cluster", "the locator is not asked about users: {error}");
             }
         }
-        drop(done);
-        let waited = match ends {
-            Some(ends) => all_done.recv_timeout(ends.saturating_duration_since(Instant::now())),
-            None => all_done.recv().map_err(Into::into),
-        };
-        if waited == Err(RecvTimeoutError::Timeout) {
-            log::warn!(target: "epicycle::cluster", "the locator is too slow: users stay bound to {}", self.id());
+        Questions {
+            all_done,
+            ends: ends.map(|ends| ends.max(now + ASKING)),
+            is_late,
+        }
+    }
+}
+
+/// A drain that is under way.
+pub(super) struct Drain {
+    ends: Option<Instant>,
+    phase: Phase,
+}
+
+/// The stages of a drain, each with what ends it.
+enum Phase {
+    /// Gates learn of the state, and what is left is served.
+    Settling {
+        least: Instant,
+    },
+    /// The locator tells which of the users are still here, if changes of it were missed.
+    Checking(Questions),
+    /// The application hands its users over.
+    Leaving {
+        calls: Calls<()>,
+        ends: Instant,
+    },
+    /// Others bind them.
+    HandingOver {
+        ends: Instant,
+    },
+    /// Those that nobody has are unbound.
+    Unbinding(Questions),
+    /// Each link is told Bye.
+    SayingBye {
+        calls: Calls<usize>,
+        ends: Instant,
+    },
+    /// Servers that do not know Bye end their links.
+    Grace {
+        ends: Instant,
+    },
+    /// What was under way comes.
+    Quieting {
+        count: u64,
+        since: Instant,
+        least: Instant,
+    },
+    Over,
+}
+
+/// Questions to the locator.
+struct Questions {
+    /// Ends when all have been answered.
+    all_done: Receiver<()>,
+    ends: Option<Instant>,
+    is_late: Arc<AtomicBool>,
+}
+
+impl Drain {
+    /// Begins with the stage behind [`announce_drain`](Node::announce_drain).
+    pub(super) fn begin(ends: Option<Instant>, now: Instant) -> Self {
+        let least = now + SETTLING;
+        Self {
+            ends,
+            phase: Phase::Settling { least },
         }
     }
 
-    /// Waits until nothing has come for a moment, and what came has been done.
-    fn await_quiet(&self, ends: Option<Instant>) {
-        let count = |stats: &NodeStats| stats.packets_in + stats.events;
-        let least = Instant::now() + GRACE;
-        let (mut last, mut since) = (count(&self.stats()), Instant::now());
-        loop {
-            let is_quiet = since.elapsed() >= QUIET;
-            let ends = match self.is_idle() {
-                true if is_quiet => return,
-                true => Some(least),
-                false => ends.map(|ends| ends.max(least)),
-            };
-            if ends.is_some_and(|ends| Instant::now() >= ends) {
-                return;
+    /// Goes on, as far as it can now. Returns true when the drain is over.
+    pub(super) fn advance(&mut self, node: &Node, now: Instant) -> bool {
+        while let Some(next) = self.next(node, now) {
+            self.phase = next;
+        }
+        matches!(self.phase, Phase::Over)
+    }
+
+    /// Returns the next phase, if this one has ended.
+    fn next(&mut self, node: &Node, now: Instant) -> Option<Phase> {
+        let shared = &node.shared;
+        let is_past = |ends: Option<Instant>| ends.is_some_and(|ends| now >= ends);
+        match &mut self.phase {
+            Phase::Settling { least } => {
+                let is_done = now >= *least && node.is_idle();
+                (is_done || is_past(self.ends)).then(|| self.leave(node, now))
             }
-            thread::sleep(LOOK);
-            let now = count(&self.stats());
-            if now != last {
-                (last, since) = (now, Instant::now());
+            Phase::Checking(questions) => {
+                (questions.are_over(node, now)).then(|| hand_over(node, now))
             }
+            Phase::Leaving { calls, ends } => {
+                let is_done = calls.poll().1 || now >= *ends;
+                is_done.then(|| match shared.hands_over {
+                    true => Phase::HandingOver {
+                        ends: now + HANDING_OVER,
+                    },
+                    false => self.unbind(node, now),
+                })
+            }
+            Phase::HandingOver { ends } => {
+                let is_done = shared.users.lock().is_empty() && node.is_idle();
+                (is_done || now >= *ends).then(|| self.unbind(node, now))
+            }
+            Phase::Unbinding(questions) => {
+                (questions.are_over(node, now)).then(|| match node.posting.reactors() {
+                    None => Phase::Over,
+                    Some(reactors) => Phase::SayingBye {
+                        calls: reactors.say_bye(),
+                        ends: now + ANSWERING,
+                    },
+                })
+            }
+            Phase::SayingBye { calls, ends } => {
+                let (of_due, over) = calls.poll();
+                let has_due = of_due.iter().any(|links| *links > 0);
+                (over || now >= *ends).then(|| match has_due {
+                    true => Phase::Grace { ends: now + GRACE },
+                    false => Phase::Quieting {
+                        count: count(&node.stats()),
+                        since: now,
+                        least: now + GRACE,
+                    },
+                })
+            }
+            Phase::Grace { ends } => {
+                (node.stats().links == 0 || now >= *ends).then_some(Phase::Over)
+            }
+            Phase::Quieting {
+                count: last,
+                since,
+                least,
+            } => {
+                let came = count(&node.stats());
+                if came != *last {
+                    (*last, *since) = (came, now);
+                }
+                let is_quiet = now.duration_since(*since) >= QUIET;
+                let is_over = match node.is_idle() {
+                    true => is_quiet || now >= *least,
+                    false => is_past(self.ends.map(|ends| ends.max(*least))),
+                };
+                is_over.then_some(Phase::Over)
+            }
+            Phase::Over => None,
         }
     }
 
-    fn wait(&self, ends: Option<Instant>, is_done: impl Fn(&Self) -> bool) {
-        while !is_done(self) && ends.is_none_or(|ends| Instant::now() < ends) {
-            thread::sleep(LOOK);
+    /// Gives up the users that are bound here.
+    fn leave(&self, node: &Node, now: Instant) -> Phase {
+        let shared = &node.shared;
+        shared.is_leaving.store(true, Ordering::Release);
+        if !shared.is_unsure.load(Ordering::Acquire) {
+            return hand_over(node, now);
         }
+        Phase::Checking(node.ask_for_users(self.ends, now, |shared, uid| {
+            let is_here = |nid: Option<Arc<str>>| nid.is_some_and(|nid| *nid == *shared.ours.id);
+            if !guarded(|| shared.locations.node(uid, &shared.alias)).is_ok_and(is_here) {
+                shared.users.lock().remove(&uid);
+            }
+        }))
+    }
+
+    fn unbind(&self, node: &Node, now: Instant) -> Phase {
+        Phase::Unbinding(node.ask_for_users(self.ends, now, |shared, uid| {
+            if let Err(error) = guarded(|| shared.unbind_node(uid)) {
+                log::warn!(target: "epicycle::cluster", "the user {uid} stays bound to {}: {error}", shared.ours.id);
+            }
+        }))
+    }
+}
+
+fn hand_over(node: &Node, now: Instant) -> Phase {
+    let users: Vec<i64> = node.shared.users.lock().iter().copied().collect();
+    match node.posting.reactors() {
+        None => Phase::Over,
+        Some(reactors) => Phase::Leaving {
+            calls: reactors.hand_over(&users),
+            ends: now + ANSWERING,
+        },
+    }
+}
+
+/// Returns how much has come so far.
+fn count(stats: &NodeStats) -> u64 {
+    stats.packets_in + stats.events
+}
+
+impl Questions {
+    /// Returns true if all have been answered, or it is too late for that.
+    fn are_over(&self, node: &Node, now: Instant) -> bool {
+        if self.all_done.try_recv() == Err(TryRecvError::Disconnected) {
+            return true;
+        }
+        let is_late = self.ends.is_some_and(|ends| now >= ends);
+        if is_late {
+            self.is_late.store(true, Ordering::Relaxed);
+            log::warn!(target: "epicycle::cluster", "the locator is too slow: users stay bound to {}", node.id());
+        }
+        is_late
     }
 }

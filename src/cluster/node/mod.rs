@@ -60,6 +60,8 @@ mod room_members;
 mod router;
 mod sending;
 mod shared;
+#[cfg(feature = "testing")]
+mod simulated;
 mod stats;
 mod verbs;
 mod watching;
@@ -70,13 +72,11 @@ use std::time::Duration;
 
 use self::actor::Home;
 use self::context::Posting;
-use self::handler::NodeReactor;
 use self::hooks::Hooks;
 use self::shared::Shared;
 use super::follower::Follower;
 use super::{Error, State};
 use crate::addr::Addr;
-use crate::engine::server::Running;
 
 pub use self::actor::{Actor, ActorContext, ActorOptions, ActorRef, ActorRoutes, ActorTimer};
 pub use self::builder::NodeBuilder;
@@ -86,6 +86,8 @@ pub use self::later::Later;
 pub use self::room::{Room, RoomContext, RoomOptions, RoomRoutes};
 pub use self::room_clock::Tick;
 pub use self::router::{Group, Next, RouteFlag, RouteFlags};
+#[cfg(feature = "testing")]
+pub use self::simulated::SimulatedNode;
 pub use self::stats::NodeStats;
 
 /// A running node. A drop shuts it down and waits for its end.
@@ -95,8 +97,10 @@ pub struct Node {
     posting: Posting,
     hooks: Hooks,
     addr: Addr,
-    /// The reactors, whatever state they have, and what tells them what has changed. Taken at the end.
-    running: Option<(Box<dyn Send + Sync>, [Follower; 3])>,
+    /// The reactors, whatever state they have, taken at the end. In a simulated network they are not the node's.
+    running: Option<Box<dyn Send + Sync>>,
+    /// They tell the reactors what has changed, and end after them.
+    following: Option<[Follower; 3]>,
 }
 
 /// The time within which the registry must have taken the last state, at the end.
@@ -106,22 +110,6 @@ const REGISTERING: Duration = Duration::from_secs(10);
 const ACTORS: Duration = Duration::from_secs(10);
 
 impl Node {
-    fn new<T: 'static>(
-        running: Running<NodeReactor<T>>,
-        addr: Addr,
-        (shared, posting): (Arc<Shared>, Posting),
-        hooks: Hooks,
-        followers: [Follower; 3],
-    ) -> Self {
-        Self {
-            shared,
-            posting,
-            hooks,
-            addr,
-            running: Some((Box::new(running), followers)),
-        }
-    }
-
     /// Returns the instance id.
     pub fn id(&self) -> &str {
         &self.shared.ours.id
@@ -167,11 +155,14 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.close();
         self.shared.registered.deregister();
-        self.home().end_all(ACTORS);
-        if let Some(reactors) = self.posting.reactors() {
-            reactors.say_bye();
+        if let Some(running) = self.running.take() {
+            self.home().end_all(ACTORS);
+            if let Some(reactors) = self.posting.reactors() {
+                reactors.say_bye().wait();
+            }
+            drop(running);
         }
-        drop(self.running.take());
+        drop(self.following.take());
         self.shared.job_pool.shutdown(Duration::ZERO);
         self.shared.pool.shutdown(REGISTERING);
         self.hooks.run(Stage::Destroy);

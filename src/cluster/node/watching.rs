@@ -25,6 +25,7 @@ struct Servers<T: 'static> {
 
 /// Follows the registry and the locator for a node. Returns when the reactors have been given the servers that are registered now.
 pub(super) fn watch<T: 'static>(
+    followers: &Followers,
     registry: &dyn Registry,
     locator: &dyn Locator,
     shared: &Arc<Shared>,
@@ -45,14 +46,14 @@ pub(super) fn watch<T: 'static>(
     let servers = Arc::new(Mutex::new(servers));
     let of_gates = servers.clone();
     // At the end the last servers stay.
-    let gates = Followers::default().follow("registry", gates, move |list| {
+    let gates = followers.follow("registry", gates, move |list| {
         if let Some(list) = list {
             let mut servers = of_gates.lock();
             servers.gates = list;
             servers.tell();
         }
     })?;
-    let nodes = Followers::default().follow("registry", nodes, move |list| {
+    let nodes = followers.follow("registry", nodes, move |list| {
         if let Some(list) = list {
             let mut servers = servers.lock();
             servers.set_nodes(list);
@@ -60,7 +61,7 @@ pub(super) fn watch<T: 'static>(
         }
     })?;
     let shared = shared.clone();
-    let users = Followers::default().follow("locator", locator.watch()?, move |change| {
+    let users = followers.follow("locator", locator.watch()?, move |change| {
         if let Some(change) = change {
             shared.note(&change);
         }

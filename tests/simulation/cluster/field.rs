@@ -8,12 +8,14 @@ use epicycle::Server;
 use epicycle::cluster::Kind;
 use epicycle::cluster::gate::{Gate, GateBuilder, SimulatedGate};
 use epicycle::cluster::locator::MemoryLocator;
+use epicycle::cluster::node::SimulatedNode;
 use epicycle::cluster::packet::{Packet, PacketOptions};
 use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry, RouteSpec};
 use epicycle::testing::{Ending, Host, Link, Peer, World};
 use fastrand::Rng;
 
 use super::node::{ECHO, LOGIN, Log, Node, PLAY, Told, What};
+use super::real::{self, Game};
 use crate::world;
 
 pub(crate) const GATES: [(&str, [u8; 4]); 2] =
@@ -34,11 +36,15 @@ pub(crate) struct Field {
     pub(crate) registry: MemoryRegistry,
     pub(crate) locator: MemoryLocator,
     pub(crate) gates: Vec<SimulatedGate>,
+    /// Scripted ones, or none.
     pub(crate) nodes: Vec<Host<Node>>,
+    /// Real ones, or none.
+    pub(crate) real: Vec<SimulatedNode<Game>>,
     pub(crate) logs: Vec<Log>,
     pub(crate) rng: Rng,
-    /// The number of all reactors of gates.
+    /// The number of all reactors of gates, and of real nodes.
     reactors: usize,
+    node_reactors: usize,
 }
 
 /// A client: a scripted peer that speaks in packets.
@@ -54,13 +60,39 @@ pub(crate) struct Client {
 }
 
 impl Field {
-    /// Starts nodes and gates. `clients` is the network of clients, `links` that between servers.
+    /// Starts scripted nodes and gates. `clients` is the network of clients, `links` that between servers.
     pub(crate) fn start(
         seed: u64,
         clients: Link,
         links: Link,
         change: impl Fn(GateBuilder) -> GateBuilder,
     ) -> Self {
+        let mut field = Self::gates(seed, clients, change);
+        for number in 0..NODES.len() {
+            field.start_node(number);
+        }
+        field.set_links(links);
+        field.catch_up();
+        field
+    }
+
+    /// Starts real nodes, and gates.
+    pub(crate) fn start_real(
+        seed: u64,
+        clients: Link,
+        links: Link,
+        change: impl Fn(GateBuilder) -> GateBuilder,
+    ) -> Self {
+        let mut field = Self::gates(seed, clients, change);
+        for (id, address) in NODES {
+            field.start_real_node(id, address);
+        }
+        field.set_links(links);
+        field.catch_up();
+        field
+    }
+
+    fn gates(seed: u64, clients: Link, change: impl Fn(GateBuilder) -> GateBuilder) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut world = World::new(seed, clients).expect("a world");
         let (registry, locator) = (MemoryRegistry::new(), MemoryLocator::new());
@@ -79,22 +111,31 @@ impl Field {
             let gate = change(gate).simulate(&mut world, address, takes);
             gates.push(gate.expect("a gate"));
         }
-        let mut field = Self {
+        Self {
             world,
             registry,
             locator,
             gates,
             nodes: Vec::new(),
+            real: Vec::new(),
             logs: Vec::new(),
             rng,
             reactors,
-        };
-        for number in 0..NODES.len() {
-            field.start_node(number);
+            node_reactors: 0,
         }
-        field.set_links(links);
-        field.catch_up();
-        field
+    }
+
+    /// Starts one more real node.
+    pub(crate) fn start_real_node(&mut self, id: &str, address: [u8; 4]) {
+        let (log, reactors) = (Log::default(), self.rng.usize(1..=3));
+        self.node_reactors += reactors;
+        let takes = Duration::from_micros(10)..=Duration::from_millis(self.rng.u64(1..50));
+        let node = real::builder(id, &log, &self.registry, &self.locator)
+            .link(format!("tcp://:{NODE}"))
+            .reactors(reactors)
+            .simulate(&mut self.world, address, takes);
+        self.real.push(node.expect("a node"));
+        self.logs.push(log);
     }
 
     fn start_node(&mut self, number: usize) {
@@ -137,18 +178,24 @@ impl Field {
         }
     }
 
-    /// Lets the gates notice what registry and locator have changed.
+    /// Lets the gates and real nodes notice what registry and locator have changed.
     pub(crate) fn catch_up(&self) {
         self.gates.iter().for_each(SimulatedGate::catch_up);
+        self.real.iter().for_each(SimulatedNode::catch_up);
     }
 
-    /// Lets time pass, up to `most`. Sometimes a gate then notices what registry and locator have changed.
+    /// Lets time pass, up to `most`. Sometimes a server then notices what registry and locator have changed.
     pub(crate) fn pass(&mut self, most: Duration) {
         let micros = self.rng.u64(..most.as_micros() as u64);
         self.world.run_for(Duration::from_micros(micros));
         for gate in &self.gates {
             if self.rng.bool() {
                 gate.catch_up();
+            }
+        }
+        for node in &self.real {
+            if self.rng.bool() {
+                node.catch_up();
             }
         }
     }
@@ -167,15 +214,17 @@ impl Field {
 
     /// Lets time pass until the links of all servers are open.
     pub(crate) fn open_links(&mut self) {
-        let pairs = (GATES.len() * NODES.len()) as u64;
         self.run_until("the servers are linked", |field| {
+            let world = &field.world;
             let links = field.gates.iter().map(|gate| gate.stats().links);
-            let of_nodes = field
-                .nodes
-                .iter()
-                .map(|node| field.world.stats(*node).connections);
-            let lanes = (field.reactors * NODES.len()) as u64;
-            links.sum::<u64>() == pairs && of_nodes.sum::<u64>() == pairs + lanes
+            let scripted = field.nodes.iter().map(|node| world.stats(*node));
+            let real = field.real.iter().map(|node| node.engine_stats(world));
+            let of_nodes = scripted.chain(real).map(|stats| stats.connections);
+            // Each reactor dials each server of the other kind.
+            let dialling = field.nodes.len() + field.node_reactors;
+            let dialled = (GATES.len() * dialling) as u64;
+            let lanes = field.reactors * (field.nodes.len() + field.real.len());
+            links.sum::<u64>() == dialled && of_nodes.sum::<u64>() == dialled + lanes as u64
         });
     }
 
@@ -211,7 +260,9 @@ impl Field {
         while rest.len() >= at + 4 && rest.len() >= at + 4 + number(at, 4) {
             let end = at + 4 + number(at, 4);
             let (route, seq) = (number(at + 5, 2) as i32, number(at + 7, 2) as i32);
-            let data = String::from_utf8_lossy(&rest[at + 9..end]).into_owned();
+            // A real node answers in JSON.
+            let data = String::from_utf8_lossy(&rest[at + 9..end]);
+            let data = data.trim_matches('"').to_owned();
             client.read.push((route, seq, data));
             at = end;
         }
@@ -233,6 +284,9 @@ impl Field {
         }
         for node in self.nodes {
             self.world.finish(node);
+        }
+        for node in self.real {
+            node.finish(&mut self.world);
         }
         fingerprint
     }

@@ -1,7 +1,8 @@
-//! Gates between scripted clients and scripted nodes, on links that split, delay, stall and reset.
+//! Gates between scripted clients and nodes, scripted and real ones, on links that split, delay, stall and reset.
 
 mod binding;
 mod field;
 mod node;
 mod passing;
+mod real;
 mod slow;

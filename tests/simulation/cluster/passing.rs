@@ -1,6 +1,7 @@
 //! Packets of many clients, on their way to nodes and back.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use epicycle::cluster::dispatch::Policy;
@@ -176,12 +177,26 @@ fn policy(rng: &mut Rng) -> Policy {
     policies[rng.usize(..policies.len())]
 }
 
+/// Which nodes a field has.
+#[derive(Clone, Copy)]
+enum Nodes {
+    Scripted,
+    Real,
+}
+
+fn start(nodes: Nodes, seed: u64, clients: Link, links: Link, policy: Policy) -> Field {
+    match nodes {
+        Nodes::Scripted => Field::start(seed, clients, links, quiet(policy)),
+        Nodes::Real => Field::start_real(seed, clients, links, quiet(policy)),
+    }
+}
+
 /// Servers whose links do not break: some are cut for up to ten seconds, and go on.
-fn converse(seed: u64, clients: usize, packets: usize) -> u64 {
+fn converse(nodes: Nodes, seed: u64, clients: usize, packets: usize) -> u64 {
     let mut rng = Rng::with_seed(seed);
     let (client_link, link) = (world::link(&mut rng), world::link(&mut rng));
     let policy = policy(&mut rng);
-    let mut field = Field::start(seed, client_link.resets(0), link.resets(0), quiet(policy));
+    let mut field = start(nodes, seed, client_link.resets(0), link.resets(0), policy);
     field.open_links();
     let mut crowd = Crowd::default();
     crowd.join(&mut field, clients);
@@ -236,32 +251,48 @@ fn converse(seed: u64, clients: usize, packets: usize) -> u64 {
 #[test]
 fn packets_of_clients_come_to_nodes_in_order_and_exactly_once_and_so_do_the_answers() {
     each_seed(0..40, |seed| {
-        converse(seed, 1 + seed as usize % 30, 100);
+        converse(Nodes::Scripted, seed, 1 + seed as usize % 30, 100);
+    });
+}
+
+#[test]
+fn packets_of_clients_come_to_real_nodes_in_order_and_exactly_once_and_so_do_the_answers() {
+    each_seed(0..15, |seed| {
+        converse(Nodes::Real, seed, 1 + seed as usize % 30, 100);
     });
 }
 
 #[test]
 fn packets_of_a_thousand_clients_come_in_order_and_exactly_once() {
     each_seed(0..1, |seed| {
-        converse(seed, 1000, 3000);
+        converse(Nodes::Scripted, seed, 1000, 3000);
+    });
+}
+
+#[test]
+fn packets_of_a_thousand_clients_come_to_real_nodes_in_order_and_exactly_once() {
+    each_seed(0..1, |seed| {
+        converse(Nodes::Real, seed, 1000, 3000);
     });
 }
 
 #[test]
 fn a_cluster_in_a_world_repeats_itself() {
-    for seed in 0..5 {
-        assert_eq!(converse(seed, 20, 60), converse(seed, 20, 60));
+    for nodes in [Nodes::Scripted, Nodes::Real] {
+        for seed in 0..5 {
+            let conversed = converse(nodes, seed, 20, 60);
+            assert_eq!(conversed, converse(nodes, seed, 20, 60));
+        }
     }
 }
 
-#[test]
-fn links_that_break_lose_packets_but_never_repeat_or_reorder_them_and_the_next_ones_are_whole() {
-    each_seed(0..40, |seed| {
+fn lose_links(nodes: Nodes, seeds: Range<u64>) {
+    each_seed(seeds, |seed| {
         let mut rng = Rng::with_seed(seed);
         let (client_link, link) = (world::link(&mut rng), world::link(&mut rng));
         let policy = policy(&mut rng);
         let link = link.resets(70);
-        let mut field = Field::start(seed, client_link.resets(0), link, quiet(policy));
+        let mut field = start(nodes, seed, client_link.resets(0), link, policy);
         let mut crowd = Crowd::default();
         crowd.join(&mut field, 1 + seed as usize % 20);
         for _ in 0..100 {
@@ -280,6 +311,16 @@ fn links_that_break_lose_packets_but_never_repeat_or_reorder_them_and_the_next_o
         crowd.check(&field, false);
         field.finish();
     });
+}
+
+#[test]
+fn links_that_break_lose_packets_but_never_repeat_or_reorder_them_and_the_next_ones_are_whole() {
+    lose_links(Nodes::Scripted, 0..40);
+}
+
+#[test]
+fn links_of_real_nodes_that_break_never_repeat_or_reorder_and_the_next_packets_are_whole() {
+    lose_links(Nodes::Real, 0..15);
 }
 
 #[test]

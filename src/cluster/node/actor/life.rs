@@ -77,11 +77,16 @@ impl Home {
 
     /// Ends all actors, starts none any more, and waits until all have ended, as long as `time` allows.
     pub(in crate::cluster::node) fn end_all(&self, time: Duration) {
+        self.stop_all();
+        self.shared.actors.await_end(time);
+    }
+
+    /// Has all actors stop, and takes no more.
+    pub(in crate::cluster::node) fn stop_all(&self) {
         for entry in self.shared.actors.close() {
             let posted = entry.close(own(&self.shared, Content::Stop));
             self.schedule(&entry, posted);
         }
-        self.shared.actors.await_end(time);
     }
 }
 

@@ -4,7 +4,7 @@ use super::passing::spread;
 use super::{NodeReactor, Session};
 use crate::cluster::Error;
 use crate::cluster::node::context::{Reactors, Subject, Task};
-use crate::cluster::reactors::on_all;
+use crate::cluster::reactors::{Calls, call_all};
 use crate::engine::handler::{Engine, HandleError, Reactor};
 
 impl<T: 'static> NodeReactor<T> {
@@ -52,20 +52,19 @@ impl<T: 'static> Reactors for Engine<NodeReactor<T>> {
         self.run_anyway(reactor, move |node, reactor| node.run_task(task, reactor));
     }
 
-    fn hand_over(&self, users: &[i64]) {
-        on_all(self, |id| {
+    fn hand_over(&self, users: &[i64]) -> Calls<()> {
+        call_all(self, |id| {
             let reactors = self.reactors();
             let here = users
                 .iter()
                 .filter(|uid| spread(**uid as u64, reactors) == id);
             let here: Vec<i64> = here.copied().collect();
             move |node, reactor| node.hand_over(here, reactor)
-        });
+        })
     }
 
-    fn say_bye(&self) -> usize {
+    fn say_bye(&self) -> Calls<usize> {
         self.stop_accepting();
-        let of_due = on_all(self, |_| |node, reactor| node.say_bye(reactor));
-        of_due.iter().sum()
+        call_all(self, |_| |node, reactor| node.say_bye(reactor))
     }
 }
