@@ -198,8 +198,9 @@ fn unsafe_code_is_kept_in_sys_and_says_why_it_is_sound() {
         let lines: Vec<_> = text.lines().collect();
         for (n, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap_or(line);
-            let words: Vec<_> = code
-                .split(|c: char| !c.is_alphanumeric() && c != '_')
+            // Every other part is within quotes.
+            let words: Vec<_> = (code.split('"').step_by(2))
+                .flat_map(|part| part.split(|c: char| !c.is_alphanumeric() && c != '_'))
                 .collect();
             let place = format!("{}:{}: {}", file.display(), n + 1, line.trim());
             if words.contains(&"unsafe") || words.contains(&"unsafe_code") {
