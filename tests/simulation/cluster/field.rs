@@ -15,7 +15,7 @@ use epicycle::testing::{Ending, Host, Link, Peer, World};
 use fastrand::Rng;
 
 use super::node::{ECHO, LOGIN, Log, Node, PLAY, Told, What};
-use super::real::{self, Game};
+use super::real::{self, Game, Order};
 use crate::world;
 
 pub(crate) const GATES: [(&str, [u8; 4]); 2] =
@@ -41,6 +41,7 @@ pub(crate) struct Field {
     /// Real ones, or none.
     pub(crate) real: Vec<SimulatedNode<Game>>,
     pub(crate) logs: Vec<Log>,
+    pub(crate) order: Order,
     pub(crate) rng: Rng,
     /// The number of all reactors of gates, and of real nodes.
     reactors: usize,
@@ -119,6 +120,7 @@ impl Field {
             nodes: Vec::new(),
             real: Vec::new(),
             logs: Vec::new(),
+            order: Order::default(),
             rng,
             reactors,
             node_reactors: 0,
@@ -130,7 +132,7 @@ impl Field {
         let (log, reactors) = (Log::default(), self.rng.usize(1..=3));
         self.node_reactors += reactors;
         let takes = Duration::from_micros(10)..=Duration::from_millis(self.rng.u64(1..50));
-        let node = real::builder(id, &log, &self.registry, &self.locator)
+        let node = real::builder(id, (&log, &self.order), &self.registry, &self.locator)
             .link(format!("tcp://:{NODE}"))
             .reactors(reactors)
             .simulate(&mut self.world, address, takes);

@@ -2,6 +2,7 @@
 
 mod binding;
 mod field;
+mod moving;
 mod node;
 mod passing;
 mod real;

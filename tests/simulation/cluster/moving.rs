@@ -1,0 +1,144 @@
+//! Users of real nodes that move to others, because their node stops.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use epicycle::cluster::gate::{GateBuilder, HeartbeatMode};
+use epicycle::testing::{Link, each_seed};
+use fastrand::Rng;
+
+use super::field::{Client, Field, GATES};
+use super::node::{ECHO, LOGIN, PLAY};
+use crate::world;
+
+/// Clients with users. The data of their packets is `CLIENT:COUNT`.
+struct Players {
+    /// With the number of packets that each has sent.
+    clients: Vec<(Client, u64)>,
+    /// The packets that must be handled and answered.
+    wanted: HashSet<String>,
+}
+
+impl Players {
+    /// Connects clients, each of which logs in and is bound to the node that has taken its login.
+    fn log_in(field: &mut Field, count: usize) -> Self {
+        let mut clients = Vec::new();
+        for number in 0..count {
+            let gate = field.rng.usize(..GATES.len());
+            let client = field.connect(gate);
+            assert!(field.send(&client, LOGIN, 1, &(number + 1).to_string()));
+            clients.push((client, 1));
+        }
+        let mut players = Self {
+            clients,
+            wanted: HashSet::new(),
+        };
+        players.run_until(field, "all have logged in", |players, _| {
+            let mut clients = players.clients.iter().enumerate();
+            clients.all(|(number, (client, _))| {
+                let code = client.read.first().map(|(.., data)| data.as_str());
+                code == Some(&*format!("{}=0", number + 1))
+            })
+        });
+        for (client, _) in &mut players.clients {
+            client.read.clear();
+        }
+        players
+    }
+
+    /// A client sends a request, mostly to the node of its user.
+    fn send(&mut self, field: &mut Field) {
+        let number = field.rng.usize(..self.clients.len());
+        let (client, sent) = &mut self.clients[number];
+        let data = format!("{number}:{sent}");
+        *sent += 1;
+        let route = match field.rng.u32(..4) {
+            0 => ECHO,
+            _ => PLAY,
+        };
+        assert!(field.send(client, route, *sent as i32, &data));
+        self.wanted.insert(data);
+    }
+
+    fn run_until(&mut self, field: &mut Field, what: &str, done: impl Fn(&Self, &Field) -> bool) {
+        for _ in 0..10_000 {
+            field.catch_up();
+            for (client, _) in &mut self.clients {
+                field.read(client);
+            }
+            if done(self, field) {
+                return;
+            }
+            field.world.run_for(Duration::from_millis(20));
+        }
+        panic!("{what} has not happened");
+    }
+
+    /// Checks that each request was handled and answered once, and that those to the node of the user were handled in order,
+    /// whichever node that was.
+    fn check(mut self, field: &mut Field) {
+        self.run_until(field, "an answer to each request", |players, _| {
+            let answers = players.clients.iter().map(|(client, _)| client.read.len());
+            answers.sum::<usize>() >= players.wanted.len()
+        });
+        // One that is answered twice has the time for it.
+        field.world.run_for(Duration::from_secs(5));
+        let mut answered = HashSet::new();
+        for (client, _) in &mut self.clients {
+            for (_, seq, data) in field.read(client) {
+                let (packet, _) = data.split_once('@').expect("a node sent it");
+                assert_eq!(*seq as u64, parts(packet).1 + 1);
+                assert!(answered.insert(packet.to_owned()), "{packet} twice");
+            }
+        }
+        assert_eq!(answered, self.wanted);
+        let (mut handled, mut last) = (HashSet::new(), vec![0; self.clients.len()]);
+        for (route, packet) in field.order.lock().iter() {
+            assert!(handled.insert(packet.clone()), "{packet} is handled twice");
+            let (client, count) = parts(packet);
+            if *route == PLAY {
+                assert!(count > last[client], "{packet} behind {}", last[client]);
+                last[client] = count;
+            }
+        }
+        assert_eq!(handled, self.wanted);
+    }
+}
+
+/// Returns client and count of a packet.
+fn parts(packet: &str) -> (usize, u64) {
+    let (client, count) = packet.split_once(':').expect("a packet");
+    let client = client.parse().expect("a number");
+    (client, count.parse().expect("a count"))
+}
+
+fn quiet(gate: GateBuilder) -> GateBuilder {
+    gate.heartbeat(HeartbeatMode::Respond, Duration::ZERO)
+}
+
+#[test]
+fn all_nodes_are_replaced_under_load_and_each_request_is_answered_once() {
+    each_seed(0..12, |seed| {
+        let mut rng = Rng::with_seed(seed);
+        let links = Link::calm()
+            .segments(rng.usize(1..2000))
+            .delay(Duration::ZERO..=Duration::from_millis(rng.u64(1..50)));
+        let mut field = Field::start_real(seed, world::link(&mut rng).resets(0), links, quiet);
+        field.open_links();
+        let mut players = Players::log_in(&mut field, 1 + seed as usize % 10);
+        for number in 4..7 {
+            field.start_real_node(&format!("node-{number}"), [10, 0, 1, number]);
+            let deadline = Duration::from_secs(60);
+            while !field.real[0].drain(&field.world, deadline) {
+                if rng.bool() {
+                    players.send(&mut field);
+                }
+                field.pass(Duration::from_millis(20));
+            }
+            let old = field.real.remove(0);
+            old.finish(&mut field.world);
+        }
+        players.check(&mut field);
+        field.finish();
+    });
+}
