@@ -41,6 +41,26 @@ where
     }
 }
 
+/// The longest wait for what the reactors tell.
+const GLIMPSING: Duration = Duration::from_secs(1);
+
+/// Returns what `look` sees on each reactor that answers within a second. One that is too busy to be asked is left out.
+pub(super) fn glimpse_all<H: EventHandler, R: Send + 'static>(
+    engine: &Engine<H>,
+    look: fn(&mut H, &mut Reactor<'_, H>) -> R,
+) -> Vec<R> {
+    let (sender, results) = mpsc::channel();
+    for id in 0..engine.reactors() {
+        let sender = sender.clone();
+        let _ = engine.run_on(id, move |handler, reactor| {
+            let _ = sender.send(look(handler, reactor));
+        });
+    }
+    let came = Vec::new();
+    drop(sender);
+    Calls { results, came }.wait_for(GLIMPSING)
+}
+
 /// Calls on all reactors.
 pub(super) struct Calls<R> {
     results: mpsc::Receiver<R>,
@@ -61,7 +81,11 @@ impl<R> Calls<R> {
 
     /// Waits for the results: for 30 s at the longest.
     pub(super) fn wait(self) -> Vec<R> {
-        let ends = Instant::now() + ANSWERING;
+        self.wait_for(ANSWERING)
+    }
+
+    fn wait_for(self, time: Duration) -> Vec<R> {
+        let ends = Instant::now() + time;
         let next = || {
             let left = ends.saturating_duration_since(Instant::now());
             self.results.recv_timeout(left).ok()
@@ -96,6 +120,12 @@ impl QueuedBytes {
     /// Counts a task that is bounded in another way.
     pub(super) fn enqueue_anyway(&self, reactor: usize, weight: usize) {
         self.0[reactor].fetch_add(weight, Ordering::Relaxed);
+    }
+
+    /// Returns the bytes that wait for all reactors.
+    pub(super) fn total(&self) -> usize {
+        let bytes = self.0.iter().map(|bytes| bytes.load(Ordering::Relaxed));
+        bytes.sum()
     }
 
     /// Counts a task that was done.

@@ -10,6 +10,7 @@ use epicycle::cluster::admin::{Admin, AdminBuilder};
 use epicycle::cluster::drpc::{Code, Request, Secret};
 use epicycle::cluster::locator::Locator;
 use epicycle::cluster::mesh::{Mesh, MeshClient};
+use epicycle::cluster::node::Node;
 use epicycle::cluster::registry::{Instance, Registry};
 use epicycle::cluster::{Cluster, Kind, Monitor, State};
 use serde_json::{Value, json};
@@ -375,6 +376,9 @@ fn the_metrics_are_those_of_the_parts_of_the_process() {
             .expect("answers"),
         4
     );
+    // It serves nothing.
+    let _node = Node::builder().id("node-2").monitor(&monitor).start();
+    let _node = _node.expect("starts");
     let admin = admin(&world, |admin| admin.monitor(&monitor));
     let (mut client, cid) = world.known_client("me");
     assert_eq!(world.link().bind(cid, 7), Code::Done);
@@ -411,6 +415,13 @@ fn the_metrics_are_those_of_the_parts_of_the_process() {
         r#"epicycle_gate_route_packets_in_total{id="gate-1",route="other"} 1000"#,
         r#"epicycle_gate_route_pushed_total{id="gate-1",route="7"} 1"#,
         r#"epicycle_gate_link_queue_bytes{id="gate-1",node="node-1"} 0"#,
+        r#"epicycle_gate_bind_seconds_count{id="gate-1"} 1"#,
+        r#"epicycle_gate_drain_stage{id="gate-1"} 0"#,
+        r#"epicycle_gate_queued_bytes{id="gate-1"} 0"#,
+        r#"epicycle_gate_waiting{id="gate-1"} 0"#,
+        r#"epicycle_node_drain_stage{id="node-2"} 0"#,
+        r#"epicycle_node_held{id="node-2"} 0"#,
+        r#"epicycle_node_call_seconds_count{id="node-2"} 0"#,
         r#"epicycle_cluster_state{id="gate-1",kind="gate"} 1"#,
         r#"epicycle_cluster_state{id="mesh-1",kind="mesh"} 1"#,
         r#"epicycle_rpc_route_arrived_total{id="mesh-1",kind="call",route="/math/half"} 1"#,

@@ -31,6 +31,7 @@ mod kcp;
 mod link;
 mod locator;
 mod mesh;
+mod metrics;
 mod node;
 mod node_drain;
 mod node_faults;

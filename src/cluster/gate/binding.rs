@@ -36,13 +36,14 @@ impl GateReactor {
         }
         self.shared.users.begin(uid);
         let (shared, engine, back) = (self.shared.clone(), reactor.engine().clone(), reply.clone());
-        let id = self.id;
+        let (id, now) = (self.id, reactor.now());
         let asked = self.shared.pool.submit_ordered(uid as u64, move || {
             let confirmed = ask_locator(&shared, uid, refuses);
             let task = Task::Bound {
                 cid,
                 uid,
                 confirmed,
+                asked: now,
             };
             report(&shared, &engine, id, Work { task, reply: back });
         });

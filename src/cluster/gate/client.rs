@@ -76,6 +76,13 @@ pub(super) enum Wait {
     Resume,
 }
 
+impl Wait {
+    /// Returns true for those that [`GateStats::waiting`](super::GateStats::waiting) counts.
+    pub(super) fn is_counted(self) -> bool {
+        matches!(self, Wait::Locator | Wait::Nodes | Wait::Move)
+    }
+}
+
 /// The node of an alias that a client's packets were sent to.
 pub(super) struct Place {
     pub(super) alias: Arc<str>,

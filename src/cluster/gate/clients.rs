@@ -91,6 +91,9 @@ impl GateReactor {
         if client.cid == 0 {
             return;
         }
+        if client.wait.is_counted() {
+            self.counters().waiting.subtract(1);
+        }
         self.is_pending = true;
         // Its user has gone to another connection before this one was lost.
         if self.away.contains_key(&client.cid) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::clients::close;
 use super::handler::{GateReactor, Session};
 use super::listener::Door;
+use super::shared::DrainStage;
 use super::{Gate, GateStats};
 use crate::cluster::packet::GoodbyeReason;
 use crate::cluster::reactors::on_all;
@@ -49,6 +50,7 @@ impl Gate {
                 engine.unlisten(listener);
             }
         }
+        self.shared.enter(DrainStage::Waits);
         on_all(engine, |_| GateReactor::say_goodbye);
         // Those who have gone come back at other gates, which take their users over.
         self.wait(ends, |stats| stats.connections == 0 && stats.away == 0);
@@ -62,6 +64,7 @@ impl Gate {
     /// does not know that.
     pub(super) fn close_clients(&self, engine: &Engine<GateReactor>) -> usize {
         engine.stop_accepting();
+        self.shared.enter(DrainStage::Closes);
         on_all(engine, |_| {
             |gate: &mut GateReactor, reactor: &mut Reactor<'_, GateReactor>| {
                 gate.say_goodbye(reactor);
@@ -75,6 +78,7 @@ impl Gate {
         on_all(engine, |_| |_, reactor| end_clients(reactor, true));
         let ends = Instant::now().checked_add(CLOSING);
         self.wait(ends, |stats| stats.connections == 0);
+        self.shared.enter(DrainStage::Leaves);
         let of_due = on_all(engine, |_| |gate, reactor| gate.say_bye(reactor));
         of_due.iter().sum()
     }

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::time::Duration;
 
 use super::handler::GateReactor;
 use super::shared::Shared;
 use crate::cluster::monitor::Observed;
+use crate::cluster::reactors::glimpse_all;
 use crate::cluster::{Kind, State};
 use crate::engine::handler::Engine;
 use crate::metrics::{Expose, Exposition};
@@ -18,9 +17,6 @@ pub(super) struct ObservedGate {
     engine: Engine<GateReactor>,
 }
 
-/// The longest wait for what the reactors tell.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 impl ObservedGate {
     pub(super) fn new(shared: Arc<Shared>, engine: Engine<GateReactor>) -> Self {
         Self { shared, engine }
@@ -28,21 +24,10 @@ impl ObservedGate {
 
     /// Returns the bytes that wait for each node, as far as the reactors tell them in time.
     fn link_queues(&self) -> BTreeMap<String, u64> {
-        let reactors = self.engine.reactors();
-        let (sender, receiver) = sync_channel(reactors);
-        for reactor in 0..reactors {
-            let sender = sender.clone();
-            // One that is too busy to take it is left out.
-            let _ = self.engine.run_on(reactor, move |gate, reactor| {
-                let _ = sender.try_send(gate.lanes.queued(reactor));
-            });
-        }
-        drop(sender);
+        let told = glimpse_all(&self.engine, |gate, reactor| gate.lanes.queued(reactor));
         let mut queues = BTreeMap::new();
-        while let Ok(told) = receiver.recv_timeout(PATIENCE) {
-            for (node, bytes) in told {
-                *queues.entry(node).or_default() += bytes;
-            }
+        for (node, bytes) in told.into_iter().flatten() {
+            *queues.entry(node).or_default() += bytes;
         }
         queues
     }
@@ -60,6 +45,9 @@ impl Observed for ObservedGate {
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
         self.shared.stats().expose(labels, to);
         self.shared.routes.expose(labels, to);
+        let help = "Bytes that wait for the reactors now.";
+        let queued = self.shared.queued.total() as f64;
+        to.gauge("epicycle_gate_queued_bytes", help, labels, queued);
         for (node, bytes) in self.link_queues() {
             let labels = [labels, &[("node", node.as_str())]].concat();
             let help = "Bytes that wait for a node now: for its link, or for it to read.";

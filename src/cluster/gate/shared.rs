@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use super::by_route::AllRoutes;
 use super::listener::Door;
@@ -34,12 +34,25 @@ pub(super) struct Shared {
     pub(super) counters: Box<[GateCounters]>,
     pub(super) routes: Arc<AllRoutes>,
     pub(super) queued: QueuedBytes,
+    /// A [`DrainStage`].
+    drain: AtomicU8,
     /// Counts the clients.
     pub(super) admission: Arc<Admission>,
     /// The clients and links that have not passed the steps before they open.
     entrances: Entrances,
     /// `None` if clients cannot resume.
     pub(super) resume: Option<SharedResume>,
+}
+
+/// A stage of the end of a gate.
+#[derive(Clone, Copy)]
+pub(super) enum DrainStage {
+    /// Clients are to go.
+    Waits = 1,
+    /// Those that are left are closed.
+    Closes = 2,
+    /// Nothing new is taken.
+    Leaves = 3,
 }
 
 /// The limits of the listeners.
@@ -119,6 +132,7 @@ impl Shared {
             counters: (0..reactors).map(|_| GateCounters::default()).collect(),
             routes: Arc::default(),
             queued: QueuedBytes::new(reactors),
+            drain: AtomicU8::default(),
             admission: entrances.clients.clone(),
             entrances,
             resume: None,
@@ -142,7 +156,13 @@ impl Shared {
         stats.state = self.registered.state_code().into();
         let resume = self.resume.as_ref();
         stats.resume_bytes = resume.map_or(0, |resume| resume.room.bytes() as u64);
+        stats.drain_stage = self.drain.load(Ordering::Relaxed).into();
         stats
+    }
+
+    /// Notes how far the end of the gate is.
+    pub(super) fn enter(&self, stage: DrainStage) {
+        self.drain.store(stage as u8, Ordering::Relaxed);
     }
 
     /// Returns the number of connections, or of users.

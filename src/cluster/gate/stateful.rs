@@ -243,6 +243,9 @@ impl GateReactor {
 
     /// Makes a client wait. Nothing is read from it meanwhile.
     fn wait(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client, wait: Wait) {
+        if !client.wait.is_counted() {
+            self.counters().waiting.add(1);
+        }
         client.wait = wait;
         pause(conn);
         match wait {
@@ -263,7 +266,9 @@ impl GateReactor {
     /// Sends what a client has waited with, in order, and reads on if nothing is left.
     fn proceed(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client, found: Option<Found>) {
         let (options, mut found) = (self.shared.options.packet, found);
-        client.wait = Wait::Nothing;
+        if std::mem::replace(&mut client.wait, Wait::Nothing).is_counted() {
+            self.counters().waiting.subtract(1);
+        }
         loop {
             let returned = client.returned.pop_front();
             let is_returned = returned.is_some();

@@ -69,6 +69,8 @@ metric_set! {
     pub struct GateStats("epicycle_gate") {
         /// The number of the gate's state now: 1 work, 2 busy, 3 hang.
         state: gauge,
+        /// The stage of the drain now: 0 none, 1 clients are to go, 2 those that are left are closed, 3 nothing new is taken.
+        drain_stage: gauge,
         /// Clients connected now.
         connections: gauge,
         /// Clients with a user now.
@@ -89,6 +91,8 @@ metric_set! {
         delivered: counter,
         /// Packets of clients that were dropped.
         refused: counter by RefusedPacket,
+        /// Clients whose packets of stateful routes wait now: for the locator, or for the user's node.
+        waiting: gauge,
         /// Packets that a node did not take.
         rejected: counter,
         /// Packets that were delivered to another node after that.
@@ -117,6 +121,8 @@ metric_set! {
         pushes_dropped: counter,
         /// Users bound.
         binds: counter,
+        /// Times from requests to bind a user until the locator has answered and the bind is done or refused.
+        bind: time_histogram,
         /// Binds that failed.
         binds_failed: counter,
         /// Connections that lost their user to a later login.

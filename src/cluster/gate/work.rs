@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use super::resume::{Claim, TakenUser};
 use crate::cluster::drpc::{Answer, Code, Op, Value};
@@ -33,6 +34,7 @@ pub(super) enum Task {
         cid: i64,
         uid: i64,
         confirmed: bool,
+        asked: Instant,
     },
     Unbind(Who),
     /// Makes a token for a client.

@@ -54,7 +54,13 @@ impl GateReactor {
                 cid,
                 uid,
                 confirmed,
-            } => (self.bound(cid, uid, confirmed, reactor), Value::None),
+                asked,
+            } => {
+                let code = self.bound(cid, uid, confirmed, reactor);
+                let took = reactor.now().saturating_duration_since(asked);
+                self.counters().bind.record_time(took);
+                (code, Value::None)
+            }
             Task::Unbind(who) => {
                 self.unbind(who, reply, reactor);
                 return None;

@@ -1,7 +1,8 @@
 //! The actors of a node: where they are, who is bound to them, and the letters that wait for them.
 
 use std::any::{Any, TypeId};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,26 @@ pub(super) struct ActorTable {
     /// The number of actors, for those who wait for their end.
     count: Mutex<usize>,
     changed: Condvar,
+    /// The letters that full mailboxes have refused.
+    refused: AtomicU64,
 }
+
+/// The actors at one moment.
+pub(super) struct Summary {
+    /// The number of those that the drain of the node waits for.
+    pub(super) awaited: usize,
+    pub(super) kinds: BTreeMap<String, Mailboxes>,
+}
+
+/// The letters that wait for the actors of a kind.
+#[derive(Default)]
+pub(super) struct Mailboxes {
+    pub(super) waiting: usize,
+    pub(super) longest: usize,
+}
+
+/// The maximum number of kinds that are told apart in a [`Summary`].
+const MAX_KINDS: usize = 64;
 
 #[derive(Default)]
 struct Maps {
@@ -200,6 +220,44 @@ impl ActorTable {
             .any(|entry| entry.is_awaited)
     }
 
+    /// Puts a letter behind those that wait for an actor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] if too many wait, and [`Error::NotFoundEndpoint`] if the actor has ended or is about to.
+    pub(super) fn post(&self, entry: &Entry, letter: Letter) -> Result<Posted, Error> {
+        let posted = entry.post(letter);
+        if let Err(Error::Busy { .. }) = posted {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        posted
+    }
+
+    /// Returns the number of letters that full mailboxes have refused.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Returns what waits for the actors. The kinds beyond the first 64 are one, `other`.
+    pub(super) fn summary(&self) -> Summary {
+        let actors: Vec<Arc<Entry>> = self.maps.read().actors.values().cloned().collect();
+        let mut all: BTreeMap<&str, Mailboxes> = BTreeMap::new();
+        for entry in &actors {
+            all.entry(entry.kind()).or_default().add(entry.waiting());
+        }
+        let mut summary = Summary {
+            awaited: actors.iter().filter(|entry| entry.is_awaited).count(),
+            kinds: BTreeMap::new(),
+        };
+        for (number, (kind, mailboxes)) in all.into_iter().enumerate() {
+            let kind = if number < MAX_KINDS { kind } else { "other" };
+            let sum = summary.kinds.entry(kind.to_owned()).or_default();
+            sum.waiting += mailboxes.waiting;
+            sum.longest = sum.longest.max(mailboxes.longest);
+        }
+        summary
+    }
+
     /// Takes no more actors, and returns those that are there.
     pub(super) fn close(&self) -> Vec<Arc<Entry>> {
         let mut maps = self.maps.write();
@@ -227,6 +285,13 @@ impl ActorTable {
                 None => self.changed.wait(&mut count),
             }
         }
+    }
+}
+
+impl Mailboxes {
+    fn add(&mut self, waiting: usize) {
+        self.waiting += waiting;
+        self.longest = self.longest.max(waiting);
     }
 }
 
@@ -295,12 +360,7 @@ impl Entry {
         Error::NotFoundEndpoint { wanted }
     }
 
-    /// Puts a letter behind those that wait.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Busy`] if too many wait, and [`Error::NotFoundEndpoint`] if the actor has ended or is about to.
-    pub(super) fn post(&self, letter: Letter) -> Result<Posted, Error> {
+    fn post(&self, letter: Letter) -> Result<Posted, Error> {
         let mut mailbox = self.mailbox.lock();
         if mailbox.is_closed {
             return Err(self.is_gone());

@@ -2,7 +2,7 @@ use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
 
 use parking_lot::Mutex;
 
@@ -11,6 +11,7 @@ use super::actor_table::ActorTable;
 use super::context::{Core, HandlerError, Posting, Request};
 use super::handler::NodeReactor;
 use super::hooks::{Hooks, Stage};
+use super::observed::ObservedNode;
 use super::router::{Group, Next, RouteFlags, Router, Routes, boxed};
 use super::shared::{Options, Shared};
 use super::stats::NodeCounters;
@@ -431,6 +432,7 @@ impl<T: 'static> NodeBuilder<T> {
             entrance: Arc::new(Entrance::new(Arc::new(links), false)),
             parked: Mutex::default(),
             jobs: AtomicUsize::new(0),
+            drain: AtomicU8::default(),
             is_unsure: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
             hands_over: router.hand_over().is_some(),
@@ -537,10 +539,14 @@ impl<T: 'static> Prepared<T> {
             addr,
             running,
             following: Some(following),
+            observed: None,
         };
         node.shared.registered.register(instance)?;
         if let Some(monitor) = &node.shared.options.monitor {
-            monitor.add(&node.shared);
+            monitor.add(node.observed.insert(Arc::new(ObservedNode {
+                shared: node.shared.clone(),
+                posting: node.posting.clone(),
+            })));
         }
         node.hooks.run(Stage::Start);
         Ok(node)

@@ -28,7 +28,7 @@ pub(super) struct Core {
     pub(super) id: usize,
     pub(super) shared: Arc<Shared>,
     pub(super) posting: Posting,
-    pub(super) lanes: Lanes<Call>,
+    pub(super) lanes: Lanes<Asked>,
     /// The time at which the turn began.
     pub(super) now: Instant,
     /// True if the end of the turn has something to do.
@@ -64,7 +64,7 @@ pub(super) struct Core {
     pub(super) packet: Vec<u8>,
 }
 
-type LaneEvents<'e> = dyn FnMut(&Identity, LaneEvent<'_, Call>) + 'e;
+type LaneEvents<'e> = dyn FnMut(&Identity, LaneEvent<'_, Asked>) + 'e;
 
 /// A call that runs on a reactor later, with the application's state.
 pub(super) type Task = Box<dyn FnOnce(&mut dyn Any, &mut Core) + Send>;
@@ -82,6 +82,19 @@ pub(super) trait Reactors: Send + Sync {
     /// Tells the servers that have dialled this one that it takes no more. The results are the numbers of those that do not know
     /// that.
     fn say_bye(&self) -> Calls<usize>;
+
+    /// Returns the state of each reactor that answers in time.
+    fn glimpse(&self) -> Vec<Glimpse>;
+}
+
+/// The state of a reactor at one moment.
+pub(super) struct Glimpse {
+    /// The bytes that wait for each server.
+    pub(super) queues: Vec<(String, u64)>,
+    /// The number of calls that wait for the locator.
+    pub(super) locating: usize,
+    /// The number of items that wait for the locator or another reactor.
+    pub(super) held: usize,
 }
 
 /// The way for tasks to the reactors, from any thread. The first reactor opens it.
@@ -112,6 +125,12 @@ impl Posting {
 
 /// A call that runs when a gate has answered.
 pub(super) type Call = Box<dyn FnOnce(&mut dyn Any, &mut Core, Result<Reply, Error>)>;
+
+/// A call whose gate has not answered.
+pub(super) struct Asked {
+    pub(super) call: Call,
+    pub(super) since: Instant,
+}
 
 /// A user's gate (no alias), or its node of an alias.
 pub(super) type Place = (i64, Option<Arc<str>>);
@@ -181,19 +200,28 @@ impl Core {
     /// Calls `with` with the lanes, and with what takes their events.
     pub(super) fn with_lanes<R>(
         &mut self,
-        with: impl FnOnce(&mut Lanes<Call>, &mut LaneEvents<'_>) -> R,
+        with: impl FnOnce(&mut Lanes<Asked>, &mut LaneEvents<'_>) -> R,
     ) -> R {
         let Self {
             id,
             shared,
             lanes,
             ended,
+            now,
             ..
         } = self;
         let counters = &shared.counters[*id];
         with(lanes, &mut |_, event| match event {
             LaneEvent::GaveUp { frames, .. } => counters.given_up.add(frames),
-            LaneEvent::Answered { token, result } => ended.push((token, reply_of(result))),
+            LaneEvent::Answered { token, result } => {
+                if result.is_ok() {
+                    let took = now.saturating_duration_since(token.since);
+                    counters.call.record_time(took);
+                } else {
+                    counters.calls_failed.add(1);
+                }
+                ended.push((token.call, reply_of(result)));
+            }
             LaneEvent::Rejected { .. } => counters.packets_rejected.add(1),
             _ => {}
         })
@@ -410,6 +438,8 @@ pub(super) fn attend<'r, C>(
     let took = began.elapsed();
     let request = request(cx);
     let counters = request.core.counters();
+    counters.handled.add(1);
+    counters.handling.add(took);
     if took > SLOW {
         counters.slow_handlers.add(1);
         log::warn!(

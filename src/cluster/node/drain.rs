@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::hooks::Stage;
-use super::shared::{Shared, guarded};
+use super::shared::{DrainStage, Shared, guarded};
 use super::{Node, NodeStats};
 use crate::cluster::reactors::{ANSWERING, Calls};
 
@@ -59,6 +59,7 @@ impl Node {
     /// Registers the state `hang`.
     pub(super) fn announce_drain(&mut self) {
         self.close();
+        self.shared.enter(DrainStage::Waits);
         if let Err(error) = self.shared.registered.begin_drain() {
             log::warn!(target: "epicycle::cluster", "the node {} is not registered as hang: {error}", self.id());
         }
@@ -207,10 +208,13 @@ impl Drain {
             Phase::Unbinding(questions) => {
                 (questions.are_over(node, now)).then(|| match node.posting.reactors() {
                     None => Phase::Over,
-                    Some(reactors) => Phase::SayingBye {
-                        calls: reactors.say_bye(),
-                        ends: now + ANSWERING,
-                    },
+                    Some(reactors) => {
+                        shared.enter(DrainStage::Leaves);
+                        Phase::SayingBye {
+                            calls: reactors.say_bye(),
+                            ends: now + ANSWERING,
+                        }
+                    }
                 })
             }
             Phase::SayingBye { calls, ends } => {
@@ -251,6 +255,7 @@ impl Drain {
     /// Gives up the users that are bound here.
     fn leave(&self, node: &Node, now: Instant) -> Phase {
         let shared = &node.shared;
+        shared.enter(DrainStage::HandsOver);
         shared.is_leaving.store(true, Ordering::Release);
         if !shared.is_unsure.load(Ordering::Acquire) {
             return hand_over(node, now);

@@ -233,6 +233,11 @@ impl Waiting {
         }
     }
 
+    /// Returns the number of items that wait.
+    pub(super) fn len(&self) -> usize {
+        self.by_conn.values().map(|held| held.items.len()).sum()
+    }
+
     /// Puts back what must wait again, behind what waits already.
     pub(super) fn put_back(&mut self, from: &Sender, client: (i64, i64), items: VecDeque<Item>) {
         if let Some(held) = self.by_conn.get_mut(&key(from, client)) {

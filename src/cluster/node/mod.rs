@@ -53,6 +53,7 @@ mod hand_over;
 mod handler;
 mod hooks;
 mod later;
+mod observed;
 mod reply;
 mod room;
 mod room_clock;
@@ -73,7 +74,8 @@ use std::time::Duration;
 use self::actor::Home;
 use self::context::Posting;
 use self::hooks::Hooks;
-use self::shared::Shared;
+use self::observed::ObservedNode;
+use self::shared::{DrainStage, Shared};
 use super::follower::Follower;
 use super::{Error, State};
 use crate::addr::Addr;
@@ -101,6 +103,8 @@ pub struct Node {
     running: Option<Box<dyn Send + Sync>>,
     /// They tell the reactors what has changed, and end after them.
     following: Option<[Follower; 3]>,
+    /// It is on the list of the monitor until the end.
+    observed: Option<Arc<ObservedNode>>,
 }
 
 /// The time within which the registry must have taken the last state, at the end.
@@ -154,6 +158,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.close();
+        self.shared.enter(DrainStage::Leaves);
         self.shared.registered.deregister();
         if let Some(running) = self.running.take() {
             self.home().end_all(ACTORS);
@@ -162,6 +167,7 @@ impl Drop for Node {
             }
             drop(running);
         }
+        drop(self.observed.take());
         drop(self.following.take());
         self.shared.job_pool.shutdown(Duration::ZERO);
         self.shared.pool.shutdown(REGISTERING);

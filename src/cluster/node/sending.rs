@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::context::{Call, Core, Found, Gather, Locating, OwnPacket, Place};
+use super::context::{Asked, Call, Core, Found, Gather, Locating, OwnPacket, Place};
 use super::reply::Reply;
 use super::shared::guarded;
 use crate::cluster::codec::EncodeBody;
@@ -118,15 +118,18 @@ impl Core {
     /// Asks a gate. The answer is told to `call`, and so is that it cannot be asked.
     pub(super) fn ask(&mut self, gid: &str, request: &Request<'_>, call: Call) {
         self.is_pending = true;
-        let asked = match self.lanes.call(gid, request, call, self.now) {
-            Err((call, Error::LinkDown { .. })) => {
+        let since = self.now;
+        let asking = Asked { call, since };
+        let asked = match self.lanes.call(gid, request, asking, since) {
+            Err((asking, Error::LinkDown { .. })) => {
                 // The registry may not have told of it yet.
                 self.lanes.expect(&Identity::new(Kind::Gate, gid));
-                self.lanes.call(gid, request, call, self.now)
+                self.lanes.call(gid, request, asking, since)
             }
             asked => asked,
         };
-        if let Err((call, error)) = asked {
+        if let Err((Asked { call, .. }, error)) = asked {
+            self.counters().calls_failed.add(1);
             self.ended.push((call, Err(error)));
         }
     }

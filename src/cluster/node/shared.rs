@@ -2,7 +2,7 @@ use std::any::TypeId;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -16,13 +16,11 @@ use crate::cluster::drpc::Secret;
 use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneOptions};
 use crate::cluster::locator::{LocationCache, LocationEvent};
-use crate::cluster::monitor::Observed;
 use crate::cluster::packet::PacketOptions;
 use crate::cluster::reactors::QueuedBytes;
 use crate::cluster::registry::Registered;
-use crate::cluster::{Error, Kind, Monitor, State};
+use crate::cluster::{Error, Monitor};
 use crate::engine::listen::admission::Entrance;
-use crate::metrics::{Expose, Exposition};
 use crate::workers::{SubmitError, WorkerPool};
 
 /// The state that the reactors of a node share.
@@ -52,6 +50,8 @@ pub(super) struct Shared {
     pub(super) last_fence: AtomicU64,
     /// Jobs of handlers, until their results have been told.
     pub(super) jobs: AtomicUsize,
+    /// A [`DrainStage`].
+    pub(super) drain: AtomicU8,
     /// True if changes of the locator were missed: some of the users may be bound elsewhere by now.
     pub(super) is_unsure: AtomicBool,
     /// True once users are no longer bound here.
@@ -76,6 +76,17 @@ pub(super) struct Options {
     pub(super) monitor: Option<Monitor>,
 }
 
+/// A stage of the end of a node.
+#[derive(Clone, Copy)]
+pub(super) enum DrainStage {
+    /// Jobs, timers and actors are awaited.
+    Waits = 1,
+    /// Others take the users.
+    HandsOver = 2,
+    /// Nothing new is taken.
+    Leaves = 3,
+}
+
 /// The maximum number of users that a node has bound to itself.
 const MAX_USERS: usize = 1_000_000;
 
@@ -87,7 +98,14 @@ impl Shared {
             stats += counters.read();
         }
         stats.links_refused += self.entrance.refused();
+        stats.messages_refused += self.actors.refused();
+        stats.drain_stage = self.drain.load(Ordering::Relaxed).into();
         stats
+    }
+
+    /// Notes how far the end of the node is.
+    pub(super) fn enter(&self, stage: DrainStage) {
+        self.drain.store(stage as u8, Ordering::Relaxed);
     }
 
     /// Queues a job of a handler, behind those of the same key. It is counted until its guard is dropped.
@@ -159,30 +177,6 @@ impl Shared {
         (self.locations).unbind_node(uid, &self.alias, &self.ours.id)?;
         self.users.lock().remove(&uid);
         Ok(())
-    }
-}
-
-impl Observed for Shared {
-    fn identity(&self) -> (Kind, &str) {
-        (Kind::Node, &self.ours.id)
-    }
-
-    fn state(&self) -> Option<State> {
-        State::from_code(self.registered.state_code())
-    }
-
-    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
-        self.stats().expose(labels, to);
-        let help = "Users that are bound to the node now.";
-        to.gauge(
-            "epicycle_node_users",
-            help,
-            labels,
-            self.users.lock().len() as f64,
-        );
-        let help = "Jobs of handlers that have not ended.";
-        let jobs = self.jobs.load(Ordering::Relaxed) as f64;
-        to.gauge("epicycle_node_jobs", help, labels, jobs);
     }
 }
 

@@ -17,6 +17,10 @@ metric_set! {
         packets_rejected: counter,
         /// Events that gates have told.
         events: counter,
+        /// Calls of handlers, for packets, events and what they do later.
+        handled: counter,
+        /// The time that handlers took.
+        handling: time,
         /// Handlers that returned an error.
         handler_errors: counter,
         /// Handlers that panicked.
@@ -27,10 +31,16 @@ metric_set! {
         pushed: counter,
         /// What was to be sent, but its receiver was not located.
         lost: counter,
+        /// Times from requests to gates until their answers.
+        call: time_histogram,
+        /// Requests to gates that were not answered.
+        calls_failed: counter,
         /// Timers of handlers, now.
         timers: gauge,
         /// Actors, now.
         actors: gauge,
+        /// Messages that were refused, since the mailbox of their actor was full.
+        messages_refused: counter,
         /// Gates that were lost.
         gates_lost: counter,
         /// Links that other servers have dialled, now.
@@ -41,6 +51,8 @@ metric_set! {
         requests_refused: counter,
         /// Frames given up, since the link to their server was down for too long.
         given_up: counter,
+        /// The stage of the drain now: 0 none, 1 jobs, timers and actors are awaited, 2 users are handed over, 3 nothing new is taken.
+        drain_stage: gauge,
     }
     /// The counters of one reactor of a node.
     #[derive(Debug, Default)]

@@ -108,7 +108,7 @@ impl ActorRef {
     }
 
     fn post(&self, letter: Letter) -> Result<(), Error> {
-        let posted = self.entry.post(letter)?;
+        let posted = self.home.shared.actors.post(&self.entry, letter)?;
         self.home.schedule(&self.entry, posted);
         Ok(())
     }

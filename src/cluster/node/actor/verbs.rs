@@ -145,7 +145,7 @@ impl Request<'_> {
         };
         let posted = match is_event {
             true => entry.post_anyway(letter),
-            false => entry.post(letter)?,
+            false => self.core.shared.actors.post(entry, letter)?,
         };
         if posted == Posted::MustSchedule && entry.reactor == self.core.id {
             let entry = entry.clone();

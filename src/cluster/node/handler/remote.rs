@@ -3,8 +3,8 @@
 use super::passing::spread;
 use super::{NodeReactor, Session};
 use crate::cluster::Error;
-use crate::cluster::node::context::{Reactors, Subject, Task};
-use crate::cluster::reactors::{Calls, call_all};
+use crate::cluster::node::context::{Glimpse, Reactors, Subject, Task};
+use crate::cluster::reactors::{Calls, call_all, glimpse_all};
 use crate::engine::handler::{Engine, HandleError, Reactor};
 
 impl<T: 'static> NodeReactor<T> {
@@ -66,5 +66,13 @@ impl<T: 'static> Reactors for Engine<NodeReactor<T>> {
     fn say_bye(&self) -> Calls<usize> {
         self.stop_accepting();
         call_all(self, |_| |node, reactor| node.say_bye(reactor))
+    }
+
+    fn glimpse(&self) -> Vec<Glimpse> {
+        glimpse_all(self, |node, reactor| Glimpse {
+            queues: node.core.lanes.queued(reactor),
+            locating: node.core.locating_len,
+            held: node.waiting.len(),
+        })
     }
 }
