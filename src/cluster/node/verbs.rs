@@ -476,6 +476,8 @@ impl Request<'_> {
 
     /// Sends a packet to all connections, or to all users, of all gates.
     ///
+    /// It does not wait for the location of users: it may come before what was [pushed](Self::push_to) to one of them earlier.
+    ///
     /// # Errors
     ///
     /// As [`multicast`](Self::multicast).
@@ -495,6 +497,8 @@ impl Request<'_> {
     }
 
     /// Sends a packet to the members of a channel, at all gates.
+    ///
+    /// It does not wait for the location of users: it may come before what was [pushed](Self::push_to) to one of them earlier.
     ///
     /// # Errors
     ///
