@@ -1,4 +1,4 @@
-//! Users of real nodes that move to others, because their node stops.
+//! Users of real nodes that move to others, because somebody wants it or because their node stops.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use fastrand::Rng;
 
 use super::field::{Client, Field, GATES};
 use super::node::{ECHO, LOGIN, PLAY};
+use super::real::Game;
 use crate::world;
 
 /// Clients with users. The data of their packets is `CLIENT:COUNT`.
@@ -116,13 +117,44 @@ fn quiet(gate: GateBuilder) -> GateBuilder {
     gate.heartbeat(HeartbeatMode::Respond, Duration::ZERO)
 }
 
+fn links(rng: &mut Rng) -> Link {
+    Link::calm()
+        .segments(rng.usize(1..2000))
+        .delay(Duration::ZERO..=Duration::from_millis(rng.u64(1..50)))
+}
+
+#[test]
+fn users_move_between_nodes_and_their_requests_are_handled_once_and_in_order() {
+    each_seed(0..12, |seed| {
+        let mut rng = Rng::with_seed(seed);
+        let links = links(&mut rng);
+        let mut field = Field::start_real(seed, world::link(&mut rng).resets(0), links, quiet);
+        field.open_links();
+        let mut players = Players::log_in(&mut field, 1 + seed as usize % 10);
+        let mut moved = vec![Duration::ZERO; players.clients.len()];
+        for _ in 0..150 {
+            players.send(&mut field);
+            let at = rng.usize(..moved.len());
+            // Who comes back at once may find packets that are still on their way.
+            if field.world.now() > moved[at] + Duration::from_secs(1) {
+                moved[at] = field.world.now();
+                let uid = at as i64 + 1;
+                let later = field.real[rng.usize(..3)].later();
+                let bind = later.bind_node(uid, |_: &mut Game, _, bound| bound);
+                bind.expect("the node runs");
+            }
+            field.pass(Duration::from_millis([1, 10, 100][rng.usize(..3)]));
+        }
+        players.check(&mut field);
+        field.finish();
+    });
+}
+
 #[test]
 fn all_nodes_are_replaced_under_load_and_each_request_is_answered_once() {
     each_seed(0..12, |seed| {
         let mut rng = Rng::with_seed(seed);
-        let links = Link::calm()
-            .segments(rng.usize(1..2000))
-            .delay(Duration::ZERO..=Duration::from_millis(rng.u64(1..50)));
+        let links = links(&mut rng);
         let mut field = Field::start_real(seed, world::link(&mut rng).resets(0), links, quiet);
         field.open_links();
         let mut players = Players::log_in(&mut field, 1 + seed as usize % 10);
