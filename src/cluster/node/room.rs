@@ -460,7 +460,8 @@ impl<A: Actor> ActorContext<'_, A> {
 
 /// # Rooms
 impl ActorRef {
-    /// Makes a user a member of a room, as [`RoomContext::join`] does. If the room refuses it, that is logged.
+    /// Makes a user a member of a room, as [`RoomContext::join`] does, and returns before it is one. So [`Request::next`] may not find
+    /// the room for the packets that the client sends until [`Room::on_join`] has told it. If the room refuses the user, that is logged.
     ///
     /// # Errors
     ///
