@@ -9,12 +9,12 @@ use epicycle::cluster::Kind;
 use epicycle::cluster::gate::{Gate, GateBuilder, SimulatedGate};
 use epicycle::cluster::locator::MemoryLocator;
 use epicycle::cluster::node::SimulatedNode;
-use epicycle::cluster::packet::{Packet, PacketOptions};
+use epicycle::cluster::packet::{Control, Packet, PacketOptions};
 use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry, RouteSpec};
 use epicycle::testing::{Ending, Host, Link, Peer, World};
 use fastrand::Rng;
 
-use super::node::{ECHO, LOGIN, Log, Node, PLAY, Told, What};
+use super::node::{ECHO, LOGIN, Log, Node, PLAY, TOKEN, Told, What};
 use super::real::{self, Game, Order};
 use crate::world;
 
@@ -58,6 +58,8 @@ pub(crate) struct Client {
     rest: Vec<u8>,
     /// The packets that it has read: route, seq and data.
     pub(crate) read: Vec<(i32, i32, String)>,
+    /// The route and the fields of each control packet, and the number of packets before it.
+    pub(crate) controls: Vec<(i32, Vec<u8>, usize)>,
 }
 
 impl Field {
@@ -156,6 +158,7 @@ impl Field {
         instance.routes = vec![
             RouteSpec::new(ECHO),
             RouteSpec::new(LOGIN),
+            RouteSpec::new(TOKEN),
             RouteSpec::new(PLAY).stateful(),
         ];
         instance.events = vec![1, 2, 3];
@@ -238,12 +241,20 @@ impl Field {
             has_left: false,
             rest: Vec::new(),
             read: Vec::new(),
+            controls: Vec::new(),
         }
     }
 
     pub(crate) fn send(&mut self, client: &Client, route: i32, seq: i32, data: &str) -> bool {
         let data = data.as_bytes();
         let packet = PacketOptions::default().encode(&Packet { route, seq, data });
+        self.world
+            .send(client.peer, packet.expect("is short").as_bytes())
+    }
+
+    /// Sends a control packet.
+    pub(crate) fn control(&mut self, client: &Client, control: &Control<'_>) -> bool {
+        let packet = PacketOptions::default().encode_control(control);
         self.world
             .send(client.peer, packet.expect("is short").as_bytes())
     }
@@ -262,10 +273,16 @@ impl Field {
         while rest.len() >= at + 4 && rest.len() >= at + 4 + number(at, 4) {
             let end = at + 4 + number(at, 4);
             let (route, seq) = (number(at + 5, 2) as i32, number(at + 7, 2) as i32);
-            // A real node answers in JSON.
-            let data = String::from_utf8_lossy(&rest[at + 9..end]);
-            let data = data.trim_matches('"').to_owned();
-            client.read.push((route, seq, data));
+            let data = &rest[at + 9..end];
+            if rest[at + 4] == 1 {
+                let before = client.read.len();
+                client.controls.push((route, data.to_vec(), before));
+            } else {
+                // A real node answers in JSON.
+                let data = String::from_utf8_lossy(data);
+                let data = data.trim_matches('"').to_owned();
+                client.read.push((route, seq, data));
+            }
             at = end;
         }
         client.rest.drain(..at);

@@ -6,4 +6,5 @@ mod moving;
 mod node;
 mod passing;
 mod real;
+mod resume;
 mod slow;

@@ -18,6 +18,8 @@ use parking_lot::Mutex;
 pub(crate) const ECHO: i32 = 1;
 /// The route of packets whose data is a user, which the connection gets.
 pub(crate) const LOGIN: i32 = 2;
+/// The route of requests for a token, which is the answer.
+pub(crate) const TOKEN: i32 = 4;
 /// The same as [`ECHO`], for users that are at a node.
 pub(crate) const PLAY: i32 = 3;
 
@@ -37,6 +39,8 @@ pub(crate) enum What {
     Packet(String),
     /// The answer of the gate to a bind.
     Bound(Code),
+    /// The user of the connection is on another one.
+    Left,
 }
 
 /// What a node was told, in order.
@@ -53,7 +57,7 @@ pub(crate) struct Node {
 struct Dialled {
     gate: String,
     addr: SocketAddr,
-    lane: Lane<Login>,
+    lane: Lane<Asked>,
     conn: Option<ConnId>,
     is_dialling: bool,
 }
@@ -63,6 +67,13 @@ struct Login {
     cid: i64,
     uid: i64,
     seq: i32,
+}
+
+/// What a gate was asked.
+enum Asked {
+    Login(Login),
+    /// A token, for the packet with this seq of a connection.
+    Token(i64, i32),
 }
 
 pub(crate) enum Session {
@@ -139,7 +150,16 @@ impl Node {
                             seq: packet.seq,
                         };
                         let lane = self.lane(gate);
+                        let login = Asked::Login(login);
                         let called = lane.call(&Request::Bind { cid, uid }, login, now, 0);
+                        assert!(called.is_ok(), "there is room");
+                    }
+                    TOKEN => {
+                        let (now, seq) = (self.time(conn.now()), packet.seq);
+                        let (scope, asked) = (Scope::Conn, Asked::Token(cid, seq));
+                        let target = Target { scope, id: cid };
+                        let lane = self.lane(gate);
+                        let called = lane.call(&Request::GetToken { target }, asked, now, 0);
                         assert!(called.is_ok(), "there is room");
                     }
                     _ if packet.seq > 0 => {
@@ -150,6 +170,7 @@ impl Node {
                 }
                 conn.request_turn_end();
             }
+            Request::Leave { cid } => told(cid, 0, What::Left),
             _ => panic!("no request for a node: {request:?}"),
         }
     }
@@ -170,7 +191,7 @@ impl Node {
         let _ = self.lane(gate).send(&push, now, 0);
     }
 
-    fn lane(&mut self, gate: &str) -> &mut Lane<Login> {
+    fn lane(&mut self, gate: &str) -> &mut Lane<Asked> {
         let mut lanes = self.lanes.iter_mut();
         let dialled = lanes.find(|lane| lane.gate == gate);
         &mut dialled.expect("the gate is known").lane
@@ -202,11 +223,25 @@ impl Node {
         let (gate, mut ended) = (dialled.gate.clone(), Vec::new());
         let received = dialled.lane.receive(frame, &mut |event| {
             if let LaneEvent::Answered { token, result } = event {
-                ended.push((token, result.map_or(Code::Failed, |answer| answer.code)));
+                let code = match &result {
+                    Ok(answer) => answer.code,
+                    Err(_) => Code::Failed,
+                };
+                let text = match result.map(|answer| answer.value) {
+                    Ok(Value::Token(text)) => text.to_owned(),
+                    _ => String::new(),
+                };
+                ended.push((token, code, text));
             }
         });
-        for (login, code) in ended {
-            let Login { cid, uid, seq } = login;
+        for (asked, code, text) in ended {
+            let Login { cid, uid, seq } = match asked {
+                Asked::Login(login) => login,
+                Asked::Token(cid, seq) => {
+                    self.answer(conn.now(), &gate, cid, TOKEN, seq, &text);
+                    continue;
+                }
+            };
             self.log.lock().push(Told {
                 gate: gate.clone(),
                 cid,
@@ -270,6 +305,9 @@ impl EventHandler for Node {
             if request == Request::GetState {
                 let mut answer = Answer::new(request.op().code(), Code::Done);
                 answer.value = Value::State(1);
+                answer.encode_into(seq, &mut output).expect("is short");
+            } else if request == Request::Ping {
+                let answer = Answer::new(request.op().code(), Code::Done);
                 answer.encode_into(seq, &mut output).expect("is short");
             } else {
                 asked = Some(request);
