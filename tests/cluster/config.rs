@@ -436,3 +436,32 @@ fn listeners_of_one_gate_must_agree() {
         "{error}"
     );
 }
+
+#[test]
+fn users_may_come_back_to_a_gate_if_it_is_configured() {
+    let text = "[cluster.gate.resume]\nwindow = \"1m\"\nbuffer = \"32K\"\nlifetime = \"2h\"\nmaxUsers = 50\nmaxBytes = \"8M\"\nwindw = 1\n";
+    let config = Folder::with(&[("etc.toml", text)])
+        .read()
+        .expect("is sound");
+    let resume = &config.resume;
+    assert_eq!(resume.window, Some(Duration::from_secs(60)));
+    assert_eq!(resume.buffer, Some(32 << 10));
+    assert_eq!(resume.lifetime, Some(Duration::from_secs(7200)));
+    assert_eq!(resume.max_users, Some(50));
+    assert_eq!(resume.max_bytes, Some(8 << 20));
+    let warning = &config.warnings()[0];
+    assert!(
+        warning.ends_with("did you mean `cluster.gate.resume.window`?"),
+        "{warning}"
+    );
+
+    // The gate takes it.
+    let text = "[cluster.gate.resume]\nbuffer = \"9M\"\n";
+    let config = Folder::with(&[("etc.toml", text)])
+        .read()
+        .expect("is sound");
+    let gate = Cluster::embedded().gate().config(&config);
+    let gate = gate.expect("is sound").listen("tcp://127.0.0.1:0");
+    let error = gate.start().expect_err("is too much");
+    assert!(error.to_string().contains("outbound limit"), "{error}");
+}

@@ -1,7 +1,7 @@
 //! The keys of due's configuration, and what they set.
 
 use super::value::{Problem, Value};
-use super::{ClientsConfig, Config, PacketConfig, ServerConfig};
+use super::{ClientsConfig, Config, PacketConfig, ResumeConfig, ServerConfig};
 use crate::codec::ByteOrder;
 
 /// The effect of a key on `T`.
@@ -64,6 +64,30 @@ const PACKET: Keys<PacketConfig> = &[
     (
         "heartbeatTime",
         Sets(|packet, value| set(&mut packet.heartbeat_time, Some(value.flag()?))),
+    ),
+];
+
+/// The keys of `cluster.gate.resume`, which due does not have.
+const RESUME: Keys<ResumeConfig> = &[
+    (
+        "window",
+        Sets(|resume, value| set(&mut resume.window, Some(value.time()?))),
+    ),
+    (
+        "buffer",
+        Sets(|resume, value| set(&mut resume.buffer, Some(value.size()?))),
+    ),
+    (
+        "lifetime",
+        Sets(|resume, value| set(&mut resume.lifetime, Some(value.time()?))),
+    ),
+    (
+        "maxUsers",
+        Sets(|resume, value| set(&mut resume.max_users, Some(value.number()?))),
+    ),
+    (
+        "maxBytes",
+        Sets(|resume, value| set(&mut resume.max_bytes, Some(value.size()?))),
     ),
 ];
 
@@ -249,6 +273,9 @@ pub(super) fn apply(config: &mut Config, path: &str, value: Value<'_>) -> Result
         let path = format!("{part}.*");
         return Ok(Applied::NoEffect { path, reason });
     }
+    if let Some(key) = path.strip_prefix("cluster.gate.resume.") {
+        return run(RESUME, &mut config.resume, key, path, value);
+    }
     if let Some(rest) = path.strip_prefix("cluster.")
         && let Some((kind, key)) = rest.split_once('.')
         && let Some(server) = config.server_mut(kind)
@@ -284,6 +311,10 @@ pub(super) fn all() -> Vec<String> {
         let prefix = format!("cluster.{server}.");
         paths.extend(names(&prefix, &mut SERVER.iter().map(|key| key.0)));
     }
+    paths.extend(names(
+        "cluster.gate.resume.",
+        &mut RESUME.iter().map(|key| key.0),
+    ));
     for transport in TRANSPORTS {
         let prefix = format!("network.{transport}.server.");
         paths.extend(names(&prefix, &mut CLIENTS.iter().map(|key| key.0)));

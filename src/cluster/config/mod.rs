@@ -69,6 +69,8 @@ pub struct Config {
     pub packet: PacketConfig,
     /// `cluster.gate`.
     pub gate: ServerConfig,
+    /// `cluster.gate.resume`.
+    pub resume: ResumeConfig,
     /// `cluster.node`.
     pub node: ServerConfig,
     /// `cluster.mesh`.
@@ -126,6 +128,22 @@ pub struct ServerConfig {
     pub dial_timeout: Option<Duration>,
     /// `metadata`.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// Users that may come back to a gate. It is off if nothing is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResumeConfig {
+    /// `window`: the time within which a user can come back.
+    pub window: Option<Duration>,
+    /// `buffer`: the bytes of pushes that are kept for a user.
+    pub buffer: Option<usize>,
+    /// `lifetime` of a token.
+    pub lifetime: Option<Duration>,
+    /// `maxUsers` that are waited for.
+    pub max_users: Option<usize>,
+    /// `maxBytes` of pushes that are kept for all users.
+    pub max_bytes: Option<usize>,
 }
 
 /// A listener of a gate for clients.

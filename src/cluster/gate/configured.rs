@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use super::{ClientListener, GateBuilder, HeartbeatMode};
+use super::{ClientListener, GateBuilder, HeartbeatMode, ResumeOptions};
 use crate::cluster::Error;
-use crate::cluster::config::{ClientsConfig, Config};
+use crate::cluster::config::{ClientsConfig, Config, ResumeConfig};
 use crate::cluster::link::LaneOptions;
 #[cfg(feature = "kcp")]
 use crate::kcp::KcpOptions;
@@ -11,7 +11,7 @@ use crate::kcp::KcpOptions;
 const MAX_CONNECTIONS: usize = 5000;
 
 impl GateBuilder {
-    /// Sets what a configuration has for gates: `cluster.gate`, `packet`, and a listener for each of `network.tcp.server`,
+    /// Sets what a configuration has for gates: `cluster.gate`, `cluster.gate.resume`, `packet`, and a listener for each of `network.tcp.server`,
     /// `network.ws.server` and `network.kcp.server` that has an `addr`. Call it before the methods that shall have precedence.
     ///
     /// The gate has one heartbeat and one limit of clients: listeners must agree about the first, and the second is their sum. The
@@ -36,6 +36,9 @@ impl GateBuilder {
         }
         if let Some(policy) = gate.dispatch {
             self = self.dispatch(policy);
+        }
+        if let Some(resume) = resume_options(&config.resume) {
+            self = self.resume(resume);
         }
         self = self.lanes(LaneOptions::from_config(gate));
         self = self
@@ -78,6 +81,30 @@ impl GateBuilder {
             .heartbeat(mode, heartbeat.1)
             .authorize_timeout(authorize))
     }
+}
+
+/// Returns `None` if nothing is configured: resume is off then.
+fn resume_options(config: &ResumeConfig) -> Option<ResumeOptions> {
+    if *config == ResumeConfig::default() {
+        return None;
+    }
+    let mut options = ResumeOptions::new();
+    if let Some(window) = config.window {
+        options = options.window(window);
+    }
+    if let Some(buffer) = config.buffer {
+        options = options.buffer(buffer);
+    }
+    if let Some(lifetime) = config.lifetime {
+        options = options.lifetime(lifetime);
+    }
+    if let Some(users) = config.max_users {
+        options = options.max_users(users);
+    }
+    if let Some(bytes) = config.max_bytes {
+        options = options.max_bytes(bytes);
+    }
+    Some(options)
 }
 
 /// Returns what all listeners have in common.
@@ -155,4 +182,30 @@ fn kcp_options(clients: &ClientsConfig) -> KcpOptions {
         options = options.windows(send, receive);
     }
     options
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resume_is_off_until_something_of_it_is_configured() {
+        assert_eq!(resume_options(&ResumeConfig::default()), None);
+        let some = ResumeConfig {
+            window: Some(Duration::from_secs(60)),
+            ..ResumeConfig::default()
+        };
+        let options = ResumeOptions::new().window(Duration::from_secs(60));
+        assert_eq!(resume_options(&some), Some(options));
+        let all = ResumeConfig {
+            buffer: Some(1000),
+            lifetime: Some(Duration::from_secs(3600)),
+            max_users: Some(5),
+            max_bytes: Some(9000),
+            ..some
+        };
+        let options = options.buffer(1000).lifetime(Duration::from_secs(3600));
+        let options = options.max_users(5).max_bytes(9000);
+        assert_eq!(resume_options(&all), Some(options));
+    }
 }
