@@ -119,7 +119,7 @@ pub enum Error {
 error_messages! {
     Error {
         Error::NotFoundSession { kind, target } => "no {kind} {target} is at this gate",
-        Error::NotFoundRoute { route } => "no node serves the route {route}; start one, or register the route",
+        Error::NotFoundRoute { route } => "nobody serves the route {route}; start a node that has it, or bind the user to an actor that has it",
         Error::NotFoundEndpoint { wanted } => "no instance {wanted:?} takes requests; check that it is registered and in `work`",
         Error::NotFoundUserLocation { uid } => "the user {uid} is nowhere: not bound, or gone",
         Error::InvalidArgument { name, problem } => "the argument `{name}`: {problem}",

@@ -135,7 +135,7 @@ fn packets_of_a_user_go_to_its_actor_which_answers() {
     let (seven, eight) = (world.client(), world.client());
     assert_eq!(
         ask(&seven, 10, &json!(1)),
-        "no node serves the route 10; start one, or register the route"
+        "nobody serves the route 10; start a node that has it, or bind the user to an actor that has it"
     );
     for (client, uid, table) in [(&seven, 7, "red"), (&eight, 8, "blue")] {
         assert_eq!(ask(client, 2, &json!(uid)), "ok");

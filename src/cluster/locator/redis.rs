@@ -14,8 +14,11 @@ use crate::cluster::{Error, Watch, WatchSender, watch};
 ///
 /// The gate of a user is the text at `due:locate:locate:user:UID:gate`, and its nodes are the hash at `due:locate:locate:user:UID:node`,
 /// by alias. Each change is published in `due:locate:locate:cluster:gate:event` or `…:node:event`. If Redis dies, what it has not
-/// stored is lost, and users are found again when they are bound anew.
-pub struct RedisLocator {
+/// stored is lost, and users are found again when they are bound anew. Clones share one connection for their watches.
+#[derive(Clone)]
+pub struct RedisLocator(Arc<Shared>);
+
+struct Shared {
     redis: Redis,
     prefix: String,
     watches: Arc<Watches>,
@@ -67,7 +70,7 @@ impl RedisLocator {
 
     /// Returns a locator whose keys and channels begin with `PREFIX:locate`.
     pub fn with_prefix(redis: &Redis, prefix: &str) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             redis: redis.clone(),
             prefix: format!("{prefix}:locate"),
             watches: Arc::default(),
@@ -92,15 +95,15 @@ impl RedisLocator {
                      redis.call('PUBLISH', ARGV[3], ARGV[4]) return {'OK'}",
                 ),
             },
-        }
+        }))
     }
 
     fn key(&self, uid: i64, kind: &str) -> String {
-        format!("{}:user:{uid}:{kind}", self.prefix)
+        format!("{}:user:{uid}:{kind}", self.0.prefix)
     }
 
     fn channel(&self, kind: &str) -> String {
-        format!("{}:cluster:{kind}:event", self.prefix)
+        format!("{}:cluster:{kind}:event", self.0.prefix)
     }
 
     /// Runs a script that changes something and publishes that. The channel and the message are its last arguments.
@@ -113,7 +116,7 @@ impl RedisLocator {
     ) -> Result<bool, Error> {
         let (channel, message) = (self.channel(&change.instance), json(change)?);
         let args = [args, &[&channel, &message]].concat();
-        self.redis.run_script(script, key, &args)
+        self.0.redis.run_script(script, key, &args)
     }
 }
 
@@ -128,20 +131,20 @@ impl Locator for RedisLocator {
 
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error> {
         check(uid, &[gid])?;
-        let (script, key) = (&self.scripts.bind_gate, self.key(uid, "gate"));
+        let (script, key) = (&self.0.scripts.bind_gate, self.key(uid, "gate"));
         self.change(script, &key, &[gid], &gate_change(BIND_GATE, uid, gid))
             .map(|_| ())
     }
 
     fn unbind_gate(&self, uid: i64, gid: &str) -> Result<bool, Error> {
         check(uid, &[gid])?;
-        let (script, key) = (&self.scripts.unbind_gate, self.key(uid, "gate"));
+        let (script, key) = (&self.0.scripts.unbind_gate, self.key(uid, "gate"));
         self.change(script, &key, &[gid], &gate_change(UNBIND_GATE, uid, gid))
     }
 
     fn bind_node(&self, uid: i64, alias: &str, nid: &str) -> Result<(), Error> {
         check(uid, &[alias, nid])?;
-        let (script, key) = (&self.scripts.bind_node, self.key(uid, "node"));
+        let (script, key) = (&self.0.scripts.bind_node, self.key(uid, "node"));
         let change = node_change(BIND_NODE, uid, alias, nid);
         self.change(script, &key, &[alias, nid], &change)
             .map(|_| ())
@@ -149,7 +152,7 @@ impl Locator for RedisLocator {
 
     fn unbind_node(&self, uid: i64, alias: &str, nid: &str) -> Result<bool, Error> {
         check(uid, &[alias, nid])?;
-        let (script, key) = (&self.scripts.unbind_node, self.key(uid, "node"));
+        let (script, key) = (&self.0.scripts.unbind_node, self.key(uid, "node"));
         let change = node_change(UNBIND_NODE, uid, alias, nid);
         self.change(script, &key, &[alias, nid], &change)
     }
@@ -158,40 +161,40 @@ impl Locator for RedisLocator {
         check(uid, &[])?;
         let mut get = redis::cmd("GET");
         get.arg(self.key(uid, "gate"));
-        self.redis.query(&get)
+        self.0.redis.query(&get)
     }
 
     fn locate_node(&self, uid: i64, alias: &str) -> Result<Option<String>, Error> {
         check(uid, &[alias])?;
         let mut get = redis::cmd("HGET");
         get.arg(self.key(uid, "node")).arg(alias);
-        self.redis.query(&get)
+        self.0.redis.query(&get)
     }
 
     fn locate_nodes(&self, uid: i64) -> Result<Vec<(String, String)>, Error> {
         check(uid, &[])?;
         let mut get = redis::cmd("HGETALL");
         get.arg(self.key(uid, "node"));
-        self.redis.query(&get)
+        self.0.redis.query(&get)
     }
 
     /// Changes that are made while Redis is lost are missed. An [`Interrupted`](LocationEvent::Interrupted) tells that it is there
     /// again.
     fn watch(&self) -> Result<Watch<LocationEvent>, Error> {
-        let mut subscriptions = self.subscriptions.lock();
+        let mut subscriptions = self.0.subscriptions.lock();
         if subscriptions.is_none() {
             let channels = ["gate", "node"].map(|kind| self.channel(kind));
-            let listener = self.watches.clone();
+            let listener = self.0.watches.clone();
             *subscriptions = Some(Subscriptions::start(
-                &self.redis,
-                &self.prefix,
+                &self.0.redis,
+                &self.0.prefix,
                 channels,
                 listener,
             )?);
         }
         drop(subscriptions);
         let (sender, watch) = watch();
-        let mut senders = self.watches.0.lock();
+        let mut senders = self.0.watches.0.lock();
         senders.all.retain(|sender| !sender.is_closed());
         if senders.all.len() == MAX_WATCHES {
             return Err(Error::Busy {
@@ -295,8 +298,8 @@ impl Change<'_> {
 impl fmt::Debug for RedisLocator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisLocator")
-            .field("redis", &self.redis)
-            .field("prefix", &self.prefix)
+            .field("redis", &self.0.redis)
+            .field("prefix", &self.0.prefix)
             .finish_non_exhaustive()
     }
 }
