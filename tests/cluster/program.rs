@@ -139,7 +139,10 @@ fn bots_log_in_ask_and_tell_how_it_went() {
         "2={number}",
     ]);
     assert!(told.contains("5 of 5 clients are connected"), "{told}");
-    assert!(told.contains("p99") && !told.contains("failed"), "{told}");
+    assert!(
+        told.contains("p99") && !told.contains("failed") && !told.contains("lost"),
+        "{told}"
+    );
 
     let unserved = epicycle(&[
         "bots",

@@ -137,9 +137,10 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     let elapsed = begin.elapsed();
     await_answers(&tally, asked, flags.timeout);
     let still = count_connected(&clients);
+    let lost = tally.disconnections.load(Ordering::Relaxed);
     drop(clients);
     drop(threads);
-    Ok(report(&tally, asked, elapsed, still))
+    Ok(report(&tally, asked, elapsed, still, lost))
 }
 
 fn connect(
@@ -221,7 +222,7 @@ fn await_answers(tally: &Tally, asked: u64, timeout: Duration) {
     }
 }
 
-fn report(tally: &Tally, asked: u64, elapsed: Duration, still: usize) -> ExitCode {
+fn report(tally: &Tally, asked: u64, elapsed: Duration, still: usize, lost: u64) -> ExitCode {
     let results = tally.results.lock().unwrap_or_else(PoisonError::into_inner);
     let answered = results.micros.len();
     println!(
@@ -243,7 +244,6 @@ fn report(tally: &Tally, asked: u64, elapsed: Duration, still: usize) -> ExitCod
     for (failure, count) in &results.failures {
         println!("failed {count} times: {failure}");
     }
-    let lost = tally.disconnections.load(Ordering::Relaxed);
     if lost > 0 {
         println!("{lost} connections were lost, {still} clients are connected at the end");
     }
