@@ -419,6 +419,7 @@ fn nodes_deliver_to_a_route_to_a_node_and_to_themselves() {
             cx.deliver(21, 0, "by route")?;
             cx.deliver_to("node-2", 21, 9, "by id")?;
             cx.deliver(22, 0, "to itself")?;
+            cx.deliver_here(22, 5, "here")?;
             let unknown: Result<(), Error> = cx.deliver(99, 0, "");
             let nobody: Result<(), Error> = cx.deliver_to("node-9", 21, 0, "");
             cx.respond(&json!([unknown.is_err(), nobody.is_err()]))
@@ -454,6 +455,7 @@ fn nodes_deliver_to_a_route_to_a_node_and_to_themselves() {
         count(("node-1", 0, "by route")) > 0
             && count(("node-1", 9, "by id")) > 0
             && count(("node-1", 0, "to itself")) > 0
+            && count(("node-1", 5, "here")) > 0
     });
 }
 

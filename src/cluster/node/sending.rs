@@ -241,16 +241,10 @@ impl Core {
 
     /// Delivers a packet to a node, which may be this one.
     pub(super) fn deliver_to(&mut self, nid: &str, uid: i64, packet: &[u8]) -> Result<(), Error> {
-        self.is_pending = true;
         if *nid == self.shared.ours.id {
-            if self.own_packets.len() >= MAX_OWN {
-                let what = "queue of packets of a node to itself";
-                return Err(Error::Busy { what });
-            }
-            let packet = packet.to_vec();
-            self.own_packets.push_back(OwnPacket { uid, packet });
-            return Ok(());
+            return self.deliver_here(uid, packet);
         }
+        self.is_pending = true;
         if !self.dialled.contains(nid) {
             let known = self.peers.iter().any(|(peer, _)| peer.id == nid);
             if !known {
@@ -262,6 +256,17 @@ impl Core {
         }
         let cid = 0;
         self.send(Kind::Node, nid, &Request::Deliver { cid, uid, packet })
+    }
+
+    pub(super) fn deliver_here(&mut self, uid: i64, packet: &[u8]) -> Result<(), Error> {
+        if self.own_packets.len() >= MAX_OWN {
+            let what = "queue of packets of a node to itself";
+            return Err(Error::Busy { what });
+        }
+        self.is_pending = true;
+        let packet = packet.to_vec();
+        self.own_packets.push_back(OwnPacket { uid, packet });
+        Ok(())
     }
 
     /// Returns where a user is, if it is known and nothing waits to be told.

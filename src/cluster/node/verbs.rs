@@ -681,6 +681,24 @@ impl Request<'_> {
                 core.deliver_to(nid, uid, packet)
             })
     }
+
+    /// Sends a packet to this node, whose own route takes it. An actor reaches the handlers of its node that way.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Busy`] if too many such packets wait, [`Error::Codec`] if the value cannot be encoded, and
+    /// [`Error::TooLarge`] if its bytes are more than a packet has room for.
+    pub fn deliver_here(
+        &mut self,
+        route: i32,
+        uid: i64,
+        value: &(impl EncodeBody + ?Sized),
+    ) -> Result<(), Error> {
+        self.core
+            .with_plain_packet((route, 0), value, |core, packet| {
+                core.deliver_here(uid, packet)
+            })
+    }
 }
 
 fn push(core: &mut Core, gid: &str, target: Target, packet: &[u8]) -> Result<(), Error> {
