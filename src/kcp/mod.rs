@@ -59,7 +59,7 @@ const COMMON_MTU: usize = 1500;
 /// The longest time for which acknowledgements wait for data to travel with.
 const ACK_DELAY: u64 = 10;
 
-/// How many times the bytes that have come may be sent to an address that is not proved.
+/// The multiple of the bytes that have come, which may be sent to an address that is not proved.
 const UNPROVED: usize = 3;
 
 /// One end of a KCP connection.

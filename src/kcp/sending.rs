@@ -77,7 +77,7 @@ impl Sending {
             no_delay: options.no_delay,
             fast_resend: options.fast_resend,
             window: options.send_window.into(),
-            // What every end has room for, until it tells.
+            // Every end has room for so many, until it tells.
             peer_window: 32,
             congestion: options.congestion_control.then(|| Congestion {
                 window: 1,
@@ -114,7 +114,7 @@ impl Sending {
         if window > 0 {
             self.probe = None;
             if was_closed {
-                // What was not sent again meanwhile is due.
+                // Segments that were not sent again meanwhile are due.
                 self.resend_at = 0;
             }
         }

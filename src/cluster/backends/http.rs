@@ -29,7 +29,7 @@ struct State {
     last_ok: Option<Instant>,
 }
 
-/// What a builder of such a backend has set.
+/// The settings of the builder of such a backend.
 #[derive(Clone)]
 pub(super) struct HttpSettings {
     pub(super) urls: Vec<String>,

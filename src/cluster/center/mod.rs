@@ -97,7 +97,7 @@ pub struct Configuration {
     pub name: String,
     /// The extension: `json`.
     pub format: String,
-    /// What is in it.
+    /// The text.
     pub content: Vec<u8>,
 }
 
@@ -166,7 +166,7 @@ struct Shared {
     sources: Vec<Box<dyn Source>>,
     /// The values by the files' names.
     values: RwLock<Arc<BTreeMap<String, Value>>>,
-    /// What was read, by source. It is locked while values are made of it.
+    /// The values that were read, by source. They are locked while those of all sources are made of them.
     read: Mutex<Vec<BTreeMap<String, Value>>>,
     watchers: Mutex<Watchers>,
 }

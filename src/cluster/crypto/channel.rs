@@ -17,8 +17,8 @@ const COUNTER: usize = 8;
 
 /// The first half of an agreement about keys: a public key to send to the other side.
 ///
-/// Who changes the public keys on their way can read everything. So sign the node's public key with a [`Signer`](super::Signer) whose
-/// public half the client has got with the program, and let the client verify it.
+/// Somebody who changes the public keys on their way can read everything. So sign the node's public key with a
+/// [`Signer`](super::Signer) whose public half the client has got with the program, and let the client verify it.
 ///
 /// ```
 /// use epicycle::cluster::crypto::{Agreement, AgreementSide};

@@ -1,7 +1,7 @@
 //! Ciphers and signatures for the data of packets, as due has them, and a channel that is fit for every packet.
 //!
 //! A node with a [cipher](crate::cluster::node::NodeBuilder::cipher) encrypts what it sends to clients, and decrypts what clients send.
-//! What servers say to each other stays as it is: the links have TLS and a secret for that.
+//! Messages between servers stay as they are: the links have TLS and a secret for that.
 //!
 //! | | Use | Cost |
 //! |---|---|---|

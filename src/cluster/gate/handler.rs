@@ -82,7 +82,7 @@ pub(super) struct GateReactor {
     pub(super) started: Option<Instant>,
 }
 
-/// What comes for a connection between its end and the callback that tells it.
+/// Pushes and claims that come for a connection between its end and the callback that tells it.
 #[derive(Default)]
 pub(super) struct Limbo {
     pub(super) pushes: Vec<EncodedPacket>,

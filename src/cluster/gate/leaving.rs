@@ -281,7 +281,7 @@ impl GateReactor {
             Ok(None) => return self.park(claim, reply),
             Err(refusal) => return self.hand_over(&claim, reply, Err(refusal), reactor),
         };
-        // What the old connection has sent comes before what the new one sends. On the same lanes it does anyway.
+        // The packets of the old connection come before those of the new one. On the same lanes it does anyway.
         let is_same = matches!(claim.heir, Heir::Here(heir) if reactor_of(heir) == self.id);
         let mut pending = Pending {
             missing: 0,
@@ -458,7 +458,7 @@ impl GateReactor {
                     resumable.pushes.push(parcel.packet.clone());
                 }
             }
-            // What is for many comes to its new connection anyway.
+            // A packet for many comes to its new connection anyway.
             (None, Some(heir)) if is_direct => self.pass_on(&heir, parcel, reactor),
             (None, _) => {}
         }

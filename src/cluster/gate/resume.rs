@@ -1,4 +1,4 @@
-//! What a gate knows of users that may come back.
+//! The users of a gate that may come back.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -157,6 +157,7 @@ impl GateReactor {
         }
         self.binding.insert(cid, false);
         // Pushes come as soon as the locator names this gate, and are held until the client has what it has missed.
+        // One begin is for the change here, the other one lasts until the locator has answered.
         self.shared.users.begin(uid);
         self.shared.users.begin(uid);
         let finished = self.shared.users.finish(uid, Some(cid));

@@ -125,7 +125,7 @@ impl GateReactor {
                 mut sent,
                 parcel,
             } => {
-                // What comes behind it may be for the same clients, and leaves together with it then.
+                // Later pushes may be for the same clients, and leave together with it then.
                 let is_alone = self.queue.is_empty();
                 while next < to.len() && *left > 0 {
                     *left -= 1;

@@ -545,7 +545,7 @@ impl<T> Lane<T> {
     fn receive_notice(&mut self, frame: &Frame<'_>, events: &mut impl FnMut(LaneEvent<'_, T>)) {
         match Request::decode(frame) {
             Ok(Request::Bye) => match &mut self.phase {
-                // What the peer is comes first, so that its owner knows how to treat what was sent to it.
+                // The kind of the peer comes first, so that its owner knows how to treat what was sent to it.
                 Phase::Opening(opening) => opening.leaves = true,
                 phase => {
                     *phase = Phase::Leaving;

@@ -144,7 +144,7 @@ impl<T> Lanes<T> {
     }
 
     /// Makes a lane to a peer that is about to be registered: it has dialled this side, but the registry has not told of it yet.
-    /// What is sent to it waits, as while a link is down. If there are too many, those for which nothing waits go.
+    /// Frames for it wait, as while a link is down. If there are too many, those for which nothing waits go.
     pub(in crate::cluster) fn expect(&mut self, peer: &Identity) {
         if self.by_id.contains_key(&peer.id) {
             return;

@@ -145,7 +145,7 @@ enum Phase {
     Grace {
         ends: Instant,
     },
-    /// What was under way comes.
+    /// Packets that were under way arrive.
     Quieting {
         count: u64,
         since: Instant,

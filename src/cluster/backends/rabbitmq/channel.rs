@@ -24,7 +24,7 @@ pub(super) struct Target {
     pub(super) tls: Option<TlsClient>,
 }
 
-/// What came from the server.
+/// The result of a read from the server.
 pub(super) enum Received {
     Message {
         tag: u64,

@@ -1,6 +1,6 @@
 //! The frames of AMQP 0-9-1: <https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf>.
 
-/// What a client says first.
+/// The first bytes of a client.
 pub(super) const PROTOCOL: &[u8] = b"AMQP\0\0\x09\x01";
 pub(super) const METHOD: u8 = 1;
 pub(super) const HEADER: u8 = 2;
