@@ -144,7 +144,7 @@ fn files_are_read_again_however_they_are_changed() {
     fs::write(&file, "{\"n\": ").expect("writes");
     fs::write(folder.0.join("other.json"), "5").expect("writes");
     eventually("another one is read", || center.integer("other", 0) == 5);
-    // What does not parse leaves the last values.
+    // A file that does not parse leaves the last values.
     assert!(is(&center, 4));
     assert!(
         seen.lock()

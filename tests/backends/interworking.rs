@@ -251,7 +251,7 @@ fn one_alias_is_served_by_nodes_of_both_kinds_by_weight_and_by_state() {
     });
     assert_eq!(shares(&mut client, &due, 100, 40), (10, 30));
 
-    // What due registers for a node that hangs, and for one that is shut, is obeyed.
+    // The records of due for a node that hangs, and for one that is shut, are obeyed.
     for state in ["hang", "shut"] {
         backends.register_node("due-node", &endpoint, state, 3);
         eventually("the gate has noticed it", || {

@@ -181,7 +181,7 @@ fn messages_come_in_order_and_those_of_a_group_are_kept() {
         assert_eq!(next(&receiver), n.to_string());
     }
 
-    // What was published while a group was away, or not handled when it went, comes later.
+    // Messages that were published while a group was away, or not handled when it went, come later.
     let group = || {
         let rabbitmq = server.builder().group("gate-1").build();
         RabbitMqEventBus::new(&rabbitmq.expect("is complete"))

@@ -1,4 +1,4 @@
-//! What every registry promises that needs a beat, against servers that stand in for theirs.
+//! The promises of every registry that needs a beat, against servers that stand in for theirs.
 
 use std::time::{Duration, Instant};
 

@@ -161,7 +161,7 @@ fn keys_that_cannot_be_are_told_with_the_remedy() {
     let swapped = EccCipher::new()
         .encrypt_to(&private)
         .expect_err("is private");
-    // What is secret is in no message.
+    // No message has a secret in it.
     let secret = private.lines().nth(1).expect("has a body");
     assert!(!told(swapped).contains(secret));
     assert!(EccSigner::new(Hash::Sha256, "1").is_err());

@@ -209,7 +209,7 @@ fn the_routes_are_described_as_openapi() {
     assert_eq!(parameters[1]["name"], "times");
     let note = &api["paths"]["/api/notes/"]["post"]["requestBody"]["content"]["application/json"]["schema"];
     assert_eq!(note["properties"]["text"]["type"], "string", "{api}");
-    // What it refers to is there.
+    // The files that it refers to are there.
     assert!(
         api["components"]["schemas"]["Author"]["properties"]["name"].is_object(),
         "{api}"

@@ -104,7 +104,7 @@ fn any_thread_can_do_what_a_handler_can_do() {
         .and_then(|()| later.deliver_to("node-1", 8, 7, "by itself"))
         .and_then(|()| later.deliver(8, 7, "by its route"));
     sent.expect("has room");
-    // What goes to all does not wait for the location of one user.
+    // A packet for all does not wait for the location of one user.
     let mut got: Vec<_> = (0..6).map(|_| next(&pushes).to_string()).collect();
     got.sort_unstable();
     let wanted = [

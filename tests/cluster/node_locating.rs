@@ -1,4 +1,4 @@
-//! What a node sends and handles while the locator is slow, wrong or out of order.
+//! The packets that a node sends and handles while the locator is slow, wrong or out of order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +44,7 @@ fn what_follows_a_push_to_a_user_that_must_be_located_comes_after_it() {
     let (seven, pushes) = listener(&world.gate);
     assert_eq!(ask(&seven, 2, &json!(7)), "ok");
     seven.push(7, "").expect("is sent");
-    // What overtakes comes at once.
+    // A packet that would overtake comes at once.
     let early = pushes.recv_timeout(Duration::from_millis(100));
     go.send(()).expect("is awaited");
     assert!(early.is_err(), "{early:?} came first");

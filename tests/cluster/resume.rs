@@ -387,7 +387,7 @@ fn a_connection_that_seems_alive_ends_when_its_user_comes_back() {
         let mut old = world.player(0, uid);
         world.push(user(uid), "unread");
         let (mut new, count) = world.resume(to, &old).expect("comes back");
-        // What was sent is sent again, since the client has not told that it has it.
+        // The pushes are sent again, since the client has not told that it has it.
         assert!(count <= 1);
         loop {
             match new.next() {

@@ -254,7 +254,7 @@ fn an_address_that_is_not_proved_gets_three_times_what_it_sent() {
     server.send(&[2; 100_000]).expect("there is room");
     let (mut at, mut sent) = (now, 0);
     let mut answers = Vec::new();
-    // What is not acknowledged is sent again, within the same bound.
+    // Segments without an acknowledgement are sent again, within the same bound.
     while at < now + Duration::from_secs(60) {
         server.flush(at, |datagram| {
             sent += datagram.len();

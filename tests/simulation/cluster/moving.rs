@@ -135,7 +135,7 @@ fn users_move_between_nodes_and_their_requests_are_handled_once_and_in_order() {
         for _ in 0..150 {
             players.send(&mut field);
             let at = rng.usize(..moved.len());
-            // Who comes back at once may find packets that are still on their way.
+            // A user that comes back at once may find packets that are still on their way.
             if field.world.now() > moved[at] + Duration::from_secs(1) {
                 moved[at] = field.world.now();
                 let uid = at as i64 + 1;

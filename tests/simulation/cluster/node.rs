@@ -69,7 +69,7 @@ struct Login {
     seq: i32,
 }
 
-/// What a gate was asked.
+/// A request to a gate.
 enum Asked {
     Login(Login),
     /// A token, for the packet with this seq of a connection.
