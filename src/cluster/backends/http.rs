@@ -1,10 +1,11 @@
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::BackendStats;
+use super::health::Health;
 use crate::cluster::Error;
 use crate::fetch::{Client, FetchError};
 use crate::tls::TlsClient;
@@ -20,13 +21,7 @@ pub(super) struct HttpServers {
     current: AtomicUsize,
     /// That of the user, which the server has given.
     token: Mutex<Option<String>>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    is_down: bool,
-    last_ok: Option<Instant>,
+    health: Mutex<Health>,
 }
 
 /// The settings of the builder of such a backend.
@@ -93,7 +88,7 @@ impl HttpServers {
             timeout: settings.timeout,
             current: AtomicUsize::new(0),
             token: Mutex::default(),
-            state: Mutex::default(),
+            health: Mutex::default(),
         })
     }
 
@@ -157,28 +152,16 @@ impl HttpServers {
                 Err(Problem::Lost(problem)) => last = format!("{url}: {problem}"),
             }
         }
-        let mut state = self.state.lock();
-        if !std::mem::replace(&mut state.is_down, true) {
-            log::warn!(target: "epicycle::cluster", "{} is lost: {last}", self.backend);
-        }
+        self.health.lock().lost(self.backend, &last);
         Err(self.error(last))
     }
 
     pub(super) fn stats(&self) -> BackendStats {
-        let state = self.state.lock();
-        BackendStats {
-            is_up: !state.is_down && state.last_ok.is_some(),
-            last_ok: state.last_ok.map(|at| at.elapsed()),
-            ..BackendStats::default()
-        }
+        self.health.lock().stats()
     }
 
     fn answered(&self) {
-        let mut state = self.state.lock();
-        if std::mem::replace(&mut state.is_down, false) {
-            log::info!(target: "epicycle::cluster", "{} answers again", self.backend);
-        }
-        state.last_ok = Some(Instant::now());
+        self.health.lock().answered(self.backend);
     }
 
     pub(super) fn error(&self, problem: impl Into<String>) -> Error {

@@ -16,6 +16,7 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, T
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::BackendStats;
+use super::health::Health;
 use crate::cluster::Error;
 
 /// The brokers of a Kafka cluster, by librdkafka, which has threads of its own. Clones share the connections.
@@ -40,12 +41,6 @@ struct Shared {
     health: Arc<Mutex<Health>>,
 }
 
-#[derive(Default)]
-struct Health {
-    is_down: bool,
-    last_ok: Option<Instant>,
-}
-
 /// The receiver of what librdkafka tells.
 #[derive(Clone)]
 struct Context {
@@ -64,6 +59,8 @@ pub(in crate::cluster) struct Received {
 pub(in crate::cluster) struct KafkaSubscription {
     is_over: Arc<AtomicBool>,
 }
+
+const BACKEND: &str = "kafka";
 
 /// The end of a subscription is noticed after this time.
 const TURN: Duration = Duration::from_millis(100);
@@ -90,12 +87,9 @@ impl Kafka {
 
     /// Returns its state. The queue is that of messages that are not confirmed yet.
     pub fn stats(&self) -> BackendStats {
-        let health = self.0.health.lock();
         BackendStats {
-            is_up: !health.is_down && health.last_ok.is_some(),
-            last_ok: health.last_ok.map(|at| at.elapsed()),
             queue: usize::try_from(self.0.producer.in_flight_count()).unwrap_or(0),
-            ..BackendStats::default()
+            ..self.0.health.lock().stats()
         }
     }
 
@@ -117,7 +111,7 @@ impl Kafka {
         match receiver.recv_timeout(self.0.timeout * 2) {
             Ok(result) => result.map_err(|error| failed(&error)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                Err(Error::backend("kafka", "it has not answered in time"))
+                Err(Error::backend(BACKEND, "it has not answered in time"))
             }
         }
     }
@@ -146,7 +140,7 @@ impl Kafka {
             .name("epicycle-kafka".to_owned())
             .spawn(move || receive(&consumer, &over, deliver))
             .map_err(|error| {
-                Error::backend("kafka", format!("no thread for a subscription: {error}"))
+                Error::backend(BACKEND, format!("no thread for a subscription: {error}"))
             })?;
         Ok(KafkaSubscription { is_over })
     }
@@ -175,7 +169,7 @@ impl Kafka {
             // The brokers are making it.
             if Instant::now() >= deadline {
                 let problem = format!("there is no topic {topic}, and it is not made by itself");
-                return Err(Error::backend("kafka", problem));
+                return Err(Error::backend(BACKEND, problem));
             }
             thread::sleep(TURN);
         };
@@ -198,12 +192,12 @@ impl Kafka {
                 .set_partition_offset(topic, partition, Offset::Offset(end))
                 .map_err(|error| failed(&error))?;
         }
-        self.0.health.lock().answered();
+        self.0.health.lock().answered(BACKEND);
         Ok(positions)
     }
 
     fn lost(&self, error: &KafkaError) -> Error {
-        self.0.health.lock().lost(error);
+        self.0.health.lock().lost(BACKEND, error);
         failed(error)
     }
 }
@@ -217,7 +211,7 @@ fn receive(
         match consumer.poll(TURN) {
             None => {}
             Some(Ok(message)) => {
-                consumer.context().health.lock().answered();
+                consumer.context().health.lock().answered(BACKEND);
                 let received = Received {
                     consumer: Arc::downgrade(consumer),
                     topic: message.topic().to_owned(),
@@ -247,21 +241,6 @@ impl Received {
     }
 }
 
-impl Health {
-    fn answered(&mut self) {
-        if std::mem::replace(&mut self.is_down, false) {
-            log::info!(target: "epicycle::cluster", "kafka answers again");
-        }
-        self.last_ok = Some(Instant::now());
-    }
-
-    fn lost(&mut self, problem: impl fmt::Display) {
-        if !std::mem::replace(&mut self.is_down, true) {
-            log::warn!(target: "epicycle::cluster", "kafka is lost: {problem}");
-        }
-    }
-}
-
 impl ClientContext for Context {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         log::debug!(target: "epicycle::cluster", "kafka: {facility}: {message}");
@@ -269,7 +248,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.health.lock().lost(reason);
+            self.health.lock().lost(BACKEND, reason);
         } else {
             log::debug!(target: "epicycle::cluster", "kafka: {error}: {reason}");
         }
@@ -284,12 +263,12 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, sender: Self::DeliveryOpaque) {
         let result = match result {
             Ok(_) => {
-                self.health.lock().answered();
+                self.health.lock().answered(BACKEND);
                 Ok(())
             }
             Err((error, _)) => {
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut) {
-                    self.health.lock().lost(error);
+                    self.health.lock().lost(BACKEND, error);
                 }
                 Err(error.clone())
             }
@@ -306,7 +285,7 @@ impl Drop for KafkaSubscription {
 }
 
 fn failed(error: &KafkaError) -> Error {
-    Error::backend("kafka", error.to_string())
+    Error::backend(BACKEND, error.to_string())
 }
 
 impl KafkaBuilder {

@@ -26,6 +26,16 @@ mod consul;
 mod etcd;
 #[cfg(feature = "etcd")]
 mod etcd_keys;
+#[cfg(any(
+    feature = "consul",
+    feature = "etcd",
+    feature = "kafka",
+    feature = "memcache",
+    feature = "nacos",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
+mod health;
 #[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]
 mod http;
 #[cfg(feature = "kafka")]

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::BackendStats;
+use super::health::Health;
 use crate::cluster::Error;
 
 /// Connections to a backend. Each serves one call at a time.
@@ -45,7 +46,7 @@ struct State<C> {
     /// Connections that are idle, in use or being dialled.
     open: usize,
     waiting: usize,
-    last_ok: Option<Instant>,
+    health: Health,
     down: Option<Down>,
 }
 
@@ -70,7 +71,7 @@ impl<D: Dial> Pool<D> {
             idle: Vec::new(),
             open: 0,
             waiting: 0,
-            last_ok: None,
+            health: Health::default(),
             down: None,
         };
         Self {
@@ -120,10 +121,9 @@ impl<D: Dial> Pool<D> {
     pub(super) fn stats(&self) -> BackendStats {
         let state = self.state.lock();
         BackendStats {
-            is_up: state.down.is_none() && state.last_ok.is_some(),
-            last_ok: state.last_ok.map(|at| at.elapsed()),
             queue: state.waiting,
             connections: state.open,
+            ..state.health.stats()
         }
     }
 
@@ -205,10 +205,8 @@ impl<D: Dial> Pool<D> {
         problem: String,
         is_dial: bool,
     ) {
+        state.health.lost(D::BACKEND, &problem);
         let before = state.down.as_ref().map(|down| down.delay);
-        if before.is_none() {
-            log::warn!(target: "epicycle::cluster", "{} is lost: {problem}", D::BACKEND);
-        }
         let delay = match before {
             Some(delay) if is_dial => (delay * 2).min(LONGEST_DELAY),
             Some(delay) => delay,
@@ -245,10 +243,8 @@ impl<'p, D: Dial> Lease<'p, D> {
     fn give_back(mut self) {
         let now = Instant::now();
         let mut state = self.pool.state.lock();
-        if state.down.take().is_some() {
-            log::info!(target: "epicycle::cluster", "{} answers again", D::BACKEND);
-        }
-        state.last_ok = Some(now);
+        state.down = None;
+        state.health.answered(D::BACKEND);
         if let Some(connection) = self.connection.take() {
             state.idle.push((connection, now));
         }

@@ -1,16 +1,15 @@
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::Instance;
+use super::keeper::{Keep, Keeper, Key, key};
 use crate::cluster::polled::watch_polled;
 use crate::cluster::{Error, Watch};
 
 /// A registry at a backend that forgets a record unless it gets a beat from its server. Clones share it.
-pub(super) struct Agents<A>(Arc<Shared<A>>);
+pub(super) struct Agents<A: Agent>(Arc<Shared<A>>);
 
 /// A backend of this kind.
 pub(super) trait Agent: Send + Sync + 'static {
@@ -32,35 +31,18 @@ pub(super) trait Agent: Send + Sync + 'static {
     fn poll(&self, name: &str, position: &mut Self::Position) -> Result<Vec<Instance>, Error>;
 }
 
-struct Shared<A> {
+struct Shared<A: Agent> {
     agent: A,
-    keeper: Arc<Keeper>,
+    keeper: Arc<Keeper<Instance>>,
     /// Held while records are written, so that a new state and the repetition of an old one cannot cross.
     writing: Mutex<()>,
 }
-
-/// The records of this process. The thread that keeps them alive waits here, so that it does not hold the registry.
-#[derive(Default)]
-struct Keeper {
-    state: Mutex<KeeperState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct KeeperState {
-    kept: HashMap<(String, String), Instance>,
-    is_running: bool,
-    is_over: bool,
-}
-
-const BEAT: Duration = Duration::from_secs(5);
-const RETRY: Duration = Duration::from_millis(500);
 
 impl<A: Agent> Agents<A> {
     pub(super) fn new(agent: A) -> Self {
         Self(Arc::new(Shared {
             agent,
-            keeper: Arc::default(),
+            keeper: Keeper::new(),
             writing: Mutex::default(),
         }))
     }
@@ -74,27 +56,15 @@ impl<A: Agent> Agents<A> {
         let shared = &*self.0;
         let _writing = shared.writing.lock();
         shared.agent.put(instance)?;
-        let mut state = shared.keeper.state.lock();
-        state.kept.insert(key(instance), instance.clone());
-        if !state.is_running {
-            let (keeper, weak) = (shared.keeper.clone(), Arc::downgrade(&self.0));
-            thread::Builder::new()
-                .name("epicycle-beats".to_owned())
-                .spawn(move || Shared::keep(&keeper, &weak))
-                .map_err(|error| {
-                    Error::backend(A::BACKEND, format!("no thread for it: {error}"))
-                })?;
-            state.is_running = true;
-        }
+        Keeper::insert(&self.0, key(instance), instance.clone())
+            .map_err(|error| Error::backend(A::BACKEND, format!("no thread for it: {error}")))?;
         Ok(())
     }
 
     pub(super) fn deregister(&self, instance: &Instance) -> Result<(), Error> {
         let shared = &*self.0;
         let _writing = shared.writing.lock();
-        let kept = shared.keeper.state.lock().kept.remove(&key(instance));
-        shared.keeper.changed.notify_all();
-        match kept {
+        match shared.keeper.remove(&key(instance)) {
             Some(kept) => shared.agent.remove(&kept),
             None => Ok(()),
         }
@@ -110,39 +80,19 @@ impl<A: Agent> Agents<A> {
     }
 }
 
-impl<A: Agent> Shared<A> {
-    /// Keeps the records alive until there are none, or the registry is gone.
-    fn keep(keeper: &Keeper, shared: &Weak<Self>) {
-        let mut wait = BEAT;
-        loop {
-            let deadline = Instant::now() + wait;
-            let mut state = keeper.state.lock();
-            while !state.is_over && !state.kept.is_empty() && Instant::now() < deadline {
-                keeper.changed.wait_until(&mut state, deadline);
-            }
-            if state.is_over || state.kept.is_empty() {
-                state.is_running = false;
-                return;
-            }
-            let due: Vec<_> = state.kept.keys().cloned().collect();
-            drop(state);
-            let Some(own) = shared.upgrade() else {
-                continue;
-            };
-            wait = BEAT;
-            for key in due {
-                if let Err(error) = own.keep_one(&key) {
-                    log::debug!(target: "epicycle::cluster", "the record of {} is not kept: {error}", key.1);
-                    wait = RETRY;
-                }
-            }
-        }
+impl<A: Agent> Keep for Shared<A> {
+    type Kept = Instance;
+
+    const THREAD: &'static str = "epicycle-beats";
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    fn keeper(&self) -> &Arc<Keeper<Instance>> {
+        &self.keeper
     }
 
-    /// Keeps a record alive, and writes it again if the backend has none.
-    fn keep_one(&self, key: &(String, String)) -> Result<(), Error> {
-        let kept = || self.keeper.state.lock().kept.get(key).cloned();
-        let Some(instance) = kept() else {
+    fn keep_one(&self, key: &Key) -> Result<(), Error> {
+        let Some(instance) = self.keeper.get(key) else {
             return Ok(());
         };
         if self.agent.beat(&instance)? {
@@ -150,7 +100,7 @@ impl<A: Agent> Shared<A> {
         }
         let _writing = self.writing.lock();
         // It may have a new state, or have been taken out meanwhile.
-        if let Some(instance) = kept() {
+        if let Some(instance) = self.keeper.get(key) {
             log::warn!(target: "epicycle::cluster", "{} has no record of {}, which is registered again", A::BACKEND, key.1);
             self.agent.put(&instance)?;
         }
@@ -158,18 +108,13 @@ impl<A: Agent> Shared<A> {
     }
 }
 
-fn key(instance: &Instance) -> (String, String) {
-    (instance.name.clone(), instance.id.clone())
-}
-
-impl<A> Drop for Shared<A> {
+impl<A: Agent> Drop for Shared<A> {
     fn drop(&mut self) {
-        self.keeper.state.lock().is_over = true;
-        self.keeper.changed.notify_all();
+        self.keeper.end();
     }
 }
 
-impl<A> Clone for Agents<A> {
+impl<A: Agent> Clone for Agents<A> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }

@@ -1,12 +1,11 @@
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::keeper::{Keep, Keeper, Key, key};
 use super::{Instance, Registry};
 use crate::cluster::backends::{Base64, Etcd, EtcdKeys, EtcdRecord, Number, etcd_error};
 use crate::cluster::{Error, Watch};
@@ -22,23 +21,9 @@ pub struct EtcdRegistry(Arc<Shared>);
 struct Shared {
     etcd: Etcd,
     namespace: String,
-    keeper: Arc<Keeper>,
+    keeper: Arc<Keeper<Kept>>,
     /// Held while records are written, so that a new state and the renewal of an old one cannot cross.
     writing: Mutex<()>,
-}
-
-/// The records of this process, by name and id. The thread that keeps them alive waits here, so that it does not hold the registry.
-#[derive(Default)]
-struct Keeper {
-    state: Mutex<KeeperState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct KeeperState {
-    kept: HashMap<(String, String), Kept>,
-    is_running: bool,
-    is_over: bool,
 }
 
 /// A record that is kept alive.
@@ -71,8 +56,6 @@ struct Done {}
 
 /// The time for which a record stays without a sign of life: due's retry interval and one second.
 const TTL: i64 = 11;
-const KEEP_ALIVE: Duration = Duration::from_millis(TTL as u64 * 1000 / 3);
-const RETRY: Duration = Duration::from_millis(500);
 
 impl EtcdRegistry {
     /// Returns a registry with the namespace of due, `services`.
@@ -85,7 +68,7 @@ impl EtcdRegistry {
         Self(Arc::new(Shared {
             etcd: etcd.clone(),
             namespace: namespace.to_owned(),
-            keeper: Arc::default(),
+            keeper: Keeper::new(),
             writing: Mutex::default(),
         }))
     }
@@ -145,69 +128,6 @@ impl Shared {
         self.etcd.call(path, &Of { id: lease })
     }
 
-    /// Keeps the records alive until there are none, or the registry is gone.
-    fn keep(keeper: &Keeper, shared: &Weak<Self>) {
-        let mut wait = KEEP_ALIVE;
-        loop {
-            let deadline = Instant::now() + wait;
-            let mut state = keeper.state.lock();
-            while !state.is_over && !state.kept.is_empty() && Instant::now() < deadline {
-                keeper.changed.wait_until(&mut state, deadline);
-            }
-            if state.is_over || state.kept.is_empty() {
-                state.is_running = false;
-                return;
-            }
-            let kept = state.kept.iter();
-            let due: Vec<_> = kept.map(|(key, kept)| (key.clone(), kept.lease)).collect();
-            drop(state);
-            let Some(own) = shared.upgrade() else {
-                continue;
-            };
-            wait = KEEP_ALIVE;
-            for (key, lease) in due {
-                if let Err(error) = own.keep_one(&key, lease) {
-                    log::debug!(target: "epicycle::cluster", "the record of {} is not kept: {error}", key.1);
-                    wait = RETRY;
-                }
-            }
-        }
-    }
-
-    /// Keeps a record alive, and writes it again if etcd has none.
-    fn keep_one(&self, key: &(String, String), lease: Number) -> Result<(), Error> {
-        let alive: KeptAlive = self.of_lease("/v3/lease/keepalive", lease)?;
-        let (name, id) = key;
-        let stored = self.find(name, id)?;
-        if alive.result.ttl.0 > 0 && stored.as_ref().is_some_and(|record| record.lease == lease) {
-            return Ok(());
-        }
-        let _writing = self.writing.lock();
-        let instance = {
-            let state = self.keeper.state.lock();
-            match state.kept.get(key) {
-                Some(kept) if kept.lease == lease => kept.instance.clone(),
-                // It has been registered anew meanwhile, or taken out.
-                _ => return Ok(()),
-            }
-        };
-        if let Some(record) = self.find(name, id)?
-            && record.lease != lease
-        {
-            log::warn!(target: "epicycle::cluster", "etcd: another server has the record of {id}, which is left to it");
-            self.keeper.state.lock().kept.remove(key);
-            return Ok(());
-        }
-        log::warn!(target: "epicycle::cluster", "etcd has no record of {id}, which is registered again");
-        let new = self.put(&instance)?;
-        if let Some(kept) = self.keeper.state.lock().kept.get_mut(key) {
-            kept.lease = new;
-        }
-        // It may be alive still, without a record.
-        let _ = self.revoke(lease);
-        Ok(())
-    }
-
     /// Returns the record of an instance.
     fn find(&self, name: &str, id: &str) -> Result<Option<EtcdRecord>, Error> {
         self.etcd.find(&(self.prefix(name) + id))
@@ -222,10 +142,56 @@ impl Shared {
     }
 }
 
+impl Keep for Shared {
+    type Kept = Kept;
+
+    const THREAD: &'static str = "epicycle-etcd";
+
+    const INTERVAL: Duration = Duration::from_millis(TTL as u64 * 1000 / 3);
+
+    fn keeper(&self) -> &Arc<Keeper<Kept>> {
+        &self.keeper
+    }
+
+    fn keep_one(&self, key: &Key) -> Result<(), Error> {
+        let Some(Kept { lease, .. }) = self.keeper.get(key) else {
+            return Ok(());
+        };
+        let alive: KeptAlive = self.of_lease("/v3/lease/keepalive", lease)?;
+        let (name, id) = key;
+        let stored = self.find(name, id)?;
+        if alive.result.ttl.0 > 0 && stored.as_ref().is_some_and(|record| record.lease == lease) {
+            return Ok(());
+        }
+        let _writing = self.writing.lock();
+        // It may have been registered anew meanwhile, or taken out.
+        let kept = self.keeper.get(key).filter(|kept| kept.lease == lease);
+        let Some(Kept { instance, .. }) = kept else {
+            return Ok(());
+        };
+        if let Some(record) = self.find(name, id)?
+            && record.lease != lease
+        {
+            log::warn!(target: "epicycle::cluster", "etcd: another server has the record of {id}, which is left to it");
+            self.keeper.remove(key);
+            return Ok(());
+        }
+        log::warn!(target: "epicycle::cluster", "etcd has no record of {id}, which is registered again");
+        let new = self.put(&instance)?;
+        let kept = Kept {
+            instance,
+            lease: new,
+        };
+        self.keeper.replace(key, kept);
+        // It may be alive still, without a record.
+        let _ = self.revoke(lease);
+        Ok(())
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.keeper.state.lock().is_over = true;
-        self.keeper.changed.notify_all();
+        self.keeper.end();
     }
 }
 
@@ -253,22 +219,13 @@ impl Registry for EtcdRegistry {
         let shared = &*self.0;
         let writing = shared.writing.lock();
         let lease = shared.put(instance)?;
-        let key = (instance.name.clone(), instance.id.clone());
         let kept = Kept {
             instance: instance.clone(),
             lease,
         };
-        let mut state = shared.keeper.state.lock();
-        let old = state.kept.insert(key, kept);
-        if !state.is_running {
-            let (keeper, weak) = (shared.keeper.clone(), Arc::downgrade(&self.0));
-            thread::Builder::new()
-                .name("epicycle-etcd".to_owned())
-                .spawn(move || Shared::keep(&keeper, &weak))
-                .map_err(|error| etcd_error(format!("no thread to keep records alive: {error}")))?;
-            state.is_running = true;
-        }
-        drop((state, writing));
+        let old = Keeper::insert(&self.0, key(instance), kept)
+            .map_err(|error| etcd_error(format!("no thread to keep records alive: {error}")))?;
+        drop(writing);
         if let Some(old) = old {
             // It has no record any more, and ends by itself.
             let _ = shared.revoke(old.lease);
@@ -279,11 +236,8 @@ impl Registry for EtcdRegistry {
     /// If etcd cannot be reached, the record ends by itself.
     fn deregister(&self, instance: &Instance) -> Result<(), Error> {
         let shared = &*self.0;
-        let key = (instance.name.clone(), instance.id.clone());
         let _writing = shared.writing.lock();
-        let kept = shared.keeper.state.lock().kept.remove(&key);
-        shared.keeper.changed.notify_all();
-        match kept {
+        match shared.keeper.remove(&key(instance)) {
             Some(kept) => match shared.revoke(kept.lease) {
                 Err(Error::Backend { problem, .. }) if problem.contains("lease not found") => {
                     Ok(())

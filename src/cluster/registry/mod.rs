@@ -28,6 +28,8 @@ mod endpoint;
 mod etcd;
 mod guarded;
 mod instance;
+#[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]
+mod keeper;
 mod memory;
 #[cfg(feature = "nacos")]
 mod nacos;

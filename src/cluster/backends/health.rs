@@ -1,0 +1,37 @@
+use std::fmt;
+use std::time::Instant;
+
+use super::BackendStats;
+
+/// Tells if a backend can be reached. The log has a line when that changes.
+#[derive(Default)]
+pub(super) struct Health {
+    is_down: bool,
+    last_ok: Option<Instant>,
+}
+
+impl Health {
+    /// Notes that the backend has answered.
+    pub(super) fn answered(&mut self, backend: &str) {
+        if std::mem::replace(&mut self.is_down, false) {
+            log::info!(target: "epicycle::cluster", "{backend} answers again");
+        }
+        self.last_ok = Some(Instant::now());
+    }
+
+    /// Notes that the backend could not be reached.
+    pub(super) fn lost(&mut self, backend: &str, problem: impl fmt::Display) {
+        if !std::mem::replace(&mut self.is_down, true) {
+            log::warn!(target: "epicycle::cluster", "{backend} is lost: {problem}");
+        }
+    }
+
+    /// Returns the state, without queue and connections.
+    pub(super) fn stats(&self) -> BackendStats {
+        BackendStats {
+            is_up: !self.is_down && self.last_ok.is_some(),
+            last_ok: self.last_ok.map(|at| at.elapsed()),
+            ..BackendStats::default()
+        }
+    }
+}
