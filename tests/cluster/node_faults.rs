@@ -61,11 +61,20 @@ fn an_error_that_cannot_be_shown_and_a_value_that_cannot_be_dropped_cost_their_p
 
 #[test]
 fn a_node_counts_what_other_nodes_reject() {
-    let world = Embedded::new(|node| node.route(7, |_, cx| cx.deliver_to("node-2", 3, 7, &"x")));
+    let world = Embedded::new(|node| {
+        node.route(7, |_, cx| {
+            // The node may not know the other one yet.
+            let sent = cx.deliver_to("node-2", 3, 7, "x").is_ok();
+            cx.respond(&sent)
+        })
+    });
     let other = world.cluster.node().id("node-2").name("other");
     let other = other.route_with(3, RouteFlag::Stateful, |_, _| Ok::<(), Error>(()));
     let other = other.start().expect("starts");
-    world.client().push(7, "").expect("is sent");
+    let client = world.client();
+    eventually("the node knows the other one", || {
+        ask(&client, 7, &json!(0)) == json!(true)
+    });
     eventually("it is counted", || world.node.stats().packets_rejected == 1);
     assert_eq!(other.stats().packets_refused, 1);
 }
