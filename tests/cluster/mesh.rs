@@ -83,13 +83,12 @@ fn with_keeper(
 }
 
 fn client(registry: &MemoryRegistry) -> MeshClient {
-    let short = Duration::from_millis(100);
     let builder = MeshClient::builder().registry(registry.clone());
     builder
-        .spread(move |multi| {
+        .spread(|multi| {
             multi
                 .balancer(RoundRobin::new(Place::ALONE))
-                .max_wait(short)
+                .max_wait(Duration::from_secs(1))
         })
         .call_timeout(LONG)
         .start()
