@@ -16,7 +16,7 @@ use serde_json::{Value as Json, json};
 
 use crate::gate_users::Faulty;
 use crate::rig::{Link, Wire, packet};
-use crate::util::{eventually, expect_panics};
+use crate::util::{LONG, eventually, expect_panics};
 
 /// A node and a gate that knows it.
 pub(crate) struct Embedded {
@@ -44,7 +44,8 @@ impl Embedded {
 
     pub(crate) fn client(&self) -> Client {
         let addr = self.gate.client_addrs()[0].to_string();
-        Client::builder().connect(addr).expect("connects")
+        let builder = Client::builder().call_timeout(LONG);
+        builder.connect(addr).expect("connects")
     }
 }
 

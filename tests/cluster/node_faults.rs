@@ -21,7 +21,7 @@ struct Mine;
 impl Drop for Mine {
     fn drop(&mut self) {
         // A panic while another one unwinds ends the process.
-        assert!(std::thread::panicking(), "as it is wanted");
+        assert!(std::thread::panicking(), "on purpose");
     }
 }
 
@@ -30,7 +30,7 @@ struct Unspeakable;
 
 impl fmt::Display for Unspeakable {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        panic!("as it is wanted")
+        panic!("on purpose")
     }
 }
 

@@ -101,7 +101,7 @@ fn a_locator_that_panics_holds_nothing_up() {
     let is_first = AtomicBool::new(true);
     let cluster = Cluster::embedded();
     let locator = Silent::hooked(cluster.locator(), move |_| {
-        assert!(!is_first.swap(false, Ordering::Relaxed), "as it is wanted");
+        assert!(!is_first.swap(false, Ordering::Relaxed), "on purpose");
     });
     cluster
         .locator()

@@ -24,6 +24,7 @@ pub(crate) const PUSHED: i32 = 50;
 pub(crate) fn listener(gate: &Gate) -> (Client, Receiver<Json>) {
     let (sender, pushes) = mpsc::channel();
     let client = Client::builder()
+        .call_timeout(LONG)
         .route(PUSHED, move |_, packet| {
             let _ = sender.send(serde_json::from_slice(packet.data).expect("is JSON"));
         })
