@@ -38,7 +38,10 @@ fn what_follows_a_push_to_a_user_that_must_be_located_comes_after_it() {
             cx.push(PUSHED, &2)?;
             cx.multicast(Scope::User, &[uid], PUSHED, &3)?;
             cx.push(PUSHED, &4)?;
-            cx.disconnect(false)
+            let conn = Target::conn(cx.cid());
+            cx.push_to(conn, PUSHED, &5)?;
+            cx.multicast(Scope::Conn, &[conn.id, -1], PUSHED, &6)?;
+            cx.kick(conn, false)
         })
     });
     let (seven, pushes) = listener(&world.gate);
@@ -48,7 +51,7 @@ fn what_follows_a_push_to_a_user_that_must_be_located_comes_after_it() {
     let early = pushes.recv_timeout(Duration::from_millis(100));
     go.send(()).expect("is awaited");
     assert!(early.is_err(), "{early:?} came first");
-    for n in 1..=4 {
+    for n in 1..=6 {
         assert_eq!(next(&pushes), n);
     }
     eventually("it is disconnected", || world.gate.stats().connections == 0);

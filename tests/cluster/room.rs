@@ -21,6 +21,13 @@ struct Hall {
 }
 
 impl Hall {
+    fn new(told: Sender<String>) -> Self {
+        Self {
+            told,
+            ticks: channel().0,
+        }
+    }
+
     fn tell(&self, what: String) -> Result<(), HandlerError> {
         // The test may have seen enough.
         let _ = self.told.send(what);
@@ -58,7 +65,8 @@ impl Room for Hall {
         _: &mut RoomContext<'_, Self>,
         uid: i64,
     ) -> Result<(), HandlerError> {
-        self.tell(format!("{uid} is back"))
+        self.tell(format!("{uid} is back"))?;
+        Err("the error of a hook, which costs nothing else".into())
     }
 
     fn on_leave(&mut self, cx: &mut RoomContext<'_, Self>, uid: i64) -> Result<(), HandlerError> {
@@ -76,7 +84,7 @@ impl Room for Hall {
     }
 }
 
-fn rooms<T: 'static>(node: NodeBuilder<T>) -> NodeBuilder<T> {
+fn without_reconnect<T: 'static>(node: NodeBuilder<T>) -> NodeBuilder<T> {
     with_login(node)
         .route(5, |_, cx| {
             let hall = cx.actor("hall", "1").ok_or(Error::Cancelled)?;
@@ -86,7 +94,10 @@ fn rooms<T: 'static>(node: NodeBuilder<T>) -> NodeBuilder<T> {
         .route(20, |_, cx| cx.next())
         .route(21, |_, cx| cx.next())
         .event(Event::Disconnect, |_, cx| cx.next())
-        .event(Event::Reconnect, |_, cx| cx.next())
+}
+
+fn rooms<T: 'static>(node: NodeBuilder<T>) -> NodeBuilder<T> {
+    without_reconnect(node).event(Event::Reconnect, |_, cx| cx.next())
 }
 
 struct Opened {
@@ -97,7 +108,10 @@ struct Opened {
 
 impl Opened {
     fn new(options: RoomOptions) -> Self {
-        let world = Embedded::new(rooms);
+        Self::at(Embedded::new(rooms), options)
+    }
+
+    fn at(world: Embedded, options: RoomOptions) -> Self {
         let ((tell, told), (tick, ticks)) = (channel(), channel());
         let hall = Hall {
             told: tell,
@@ -164,6 +178,21 @@ fn a_member_that_lost_its_connection_stays_for_the_window_and_can_come_back() {
 }
 
 #[test]
+fn a_member_is_back_with_its_next_packet_which_is_handled_though_the_hook_fails() {
+    let world = Embedded::new(without_reconnect);
+    let hall = Opened::at(world, RoomOptions::default().reconnect_window(LONG));
+    let seven = hall.world.client();
+    hall.join(&seven, 7);
+    drop(seven);
+    hall.expect("7 is lost");
+    let again = hall.world.client();
+    assert_eq!(ask(&again, 2, &json!(7)), "ok");
+    assert_eq!(ask(&again, 20, &json!("here")), json!([7]));
+    hall.expect("7 is back");
+    assert_eq!(hall.world.node.stats().handler_errors, 1);
+}
+
+#[test]
 fn a_member_that_does_not_come_back_leaves_when_the_window_is_over() {
     let hall = Opened::new(RoomOptions::default().reconnect_window(Duration::from_millis(30)));
     let (seven, eight) = (hall.world.client(), hall.world.client());
@@ -214,9 +243,8 @@ fn a_clock_ticks_with_a_fixed_step_until_the_room_ends() {
     });
 
     let too_fast = hall.world.node.later().run(|cx| {
-        let (told, ticks) = (channel().0, channel().0);
         let options = RoomOptions::default().tick(1001);
-        cx.spawn_room(options, "hall", "2", Hall { told, ticks })
+        cx.spawn_room(options, "hall", "2", Hall::new(channel().0))
             .map(drop)
     });
     too_fast.expect("is taken");
@@ -251,10 +279,7 @@ fn a_room_is_told_when_its_member_joins_another_one() {
     let seven = hall.world.client();
     hall.join(&seven, 7);
     let (told, of_other) = channel();
-    let other = Hall {
-        told,
-        ticks: channel().0,
-    };
+    let other = Hall::new(told);
     let later = hall.world.node.later();
     let spawned = later.run(move |cx| {
         let other = cx.spawn_room(RoomOptions::default(), "hall", "2", other)?;
@@ -267,6 +292,70 @@ fn a_room_is_told_when_its_member_joins_another_one() {
     assert_eq!(ask(&seven, 20, &json!("here")), json!([7]));
     drop(seven);
     assert_eq!(of_other.recv_timeout(LONG).as_deref(), Ok("7 is lost"));
+}
+
+#[test]
+fn what_comes_after_a_join_finds_the_member_although_the_room_has_not_taken_it_yet() {
+    let hall = Opened::new(RoomOptions::default());
+    let (seven, of_seven) = listener(&hall.world.gate);
+    assert_eq!(ask(&seven, 2, &json!(7)), "ok");
+    // The room gets its messages when this has ended, and the packet before.
+    let sent = hall.world.node.later().run(|cx| {
+        let room = cx.actor("hall", "1").ok_or(Error::Cancelled)?;
+        room.deliver(20, 0, "too early")?;
+        room.join::<Hall>(7)?;
+        room.invoke_room(|_: &mut Hall, cx| cx.broadcast(50, "welcome"))?;
+        cx.deliver_here(20, 7, "me, too")
+    });
+    sent.expect("has room");
+    for expected in ["welcome", "me, too"] {
+        assert_eq!(of_seven.recv_timeout(LONG), Ok(json!(expected)));
+    }
+}
+
+#[test]
+fn a_user_that_is_bound_elsewhere_before_its_room_takes_it_does_not_join() {
+    let hall = Opened::new(RoomOptions::default());
+    let other = Hall::new(channel().0);
+    let moved = hall.world.node.later().run(move |cx| {
+        let room = cx.actor("hall", "1").ok_or(Error::Cancelled)?;
+        room.join::<Hall>(7)?;
+        cx.spawn_room(RoomOptions::default(), "hall", "2", other)?;
+        cx.bind_actor(7, "hall", "2")?;
+        room.join::<Hall>(8)
+    });
+    moved.expect("has room");
+    hall.expect("8 joins");
+}
+
+#[test]
+fn a_room_that_refuses_a_user_leaves_it_where_it_was() {
+    let hall = Opened::new(RoomOptions::default());
+    let seven = hall.world.client();
+    hall.join(&seven, 7);
+    let other = Hall::new(channel().0);
+    let (ended, has_ended) = channel();
+    let refused = hall.world.node.later().run(move |cx| {
+        let options = RoomOptions::default().max_members(0);
+        let full = cx.spawn_room(options, "hall", "full", other)?;
+        full.join::<Hall>(7)?;
+        full.join::<Hall>(8)?;
+        assert!(full.join::<Hall>(0).is_err(), "that is no user");
+        full.invoke_room(move |_: &mut Hall, _| ended.send(()))
+    });
+    refused.expect("has room");
+    assert_eq!(has_ended.recv_timeout(LONG), Ok(()));
+    assert_eq!(hall.world.node.stats().handler_errors, 2);
+    assert_eq!(ask(&seven, 20, &json!("still here")), json!([7]));
+    // The room that refused 8 does not have its packets.
+    let eight = hall.world.client();
+    assert_eq!(ask(&eight, 2, &json!(8)), "ok");
+    eight.push(20, "1").expect("is sent");
+    eventually("nobody takes it", || {
+        hall.world.node.stats().handler_errors == 3
+    });
+    hall.world.node.actor("hall", "1").expect("is there").kill();
+    hall.expect("stops with [7]");
 }
 
 /// A room that starts another one, and tells its end and what comes to it.
@@ -287,10 +376,7 @@ impl Room for Lobby {
     }
 
     fn on_start(&mut self, cx: &mut RoomContext<'_, Self>) -> Result<(), HandlerError> {
-        let child = Hall {
-            told: channel().0,
-            ticks: channel().0,
-        };
+        let child = Hall::new(channel().0);
         cx.spawn_room(RoomOptions::default(), "hall", "child", child)?;
         Ok(())
     }

@@ -169,22 +169,22 @@ impl ActorTable {
     /// Binds a user to an actor, in place of the one of the same kind, which is returned if it is another one.
     pub(super) fn bind(&self, uid: i64, entry: &Arc<Entry>) -> Result<Option<Arc<Entry>>, Error> {
         let mut maps = self.maps.write();
-        if !maps
-            .actors
-            .get(&entry.name)
-            .is_some_and(|there| Arc::ptr_eq(there, entry))
-        {
-            return Err(entry.is_gone());
-        }
-        if maps.users.len() >= MAX_USERS && !maps.users.contains_key(&uid) {
-            return Err(Error::Busy {
-                what: "table of users that are bound to actors",
-            });
-        }
+        maps.check_bind(uid, entry)?;
         let before = unbind(&mut maps.users, uid, |bound| bound.kind() == entry.kind());
-        maps.users.entry(uid).or_default().push(entry.clone());
-        entry.users.lock().insert(uid);
+        maps.bind(uid, entry);
         Ok(before.filter(|before| !Arc::ptr_eq(before, entry)))
+    }
+
+    /// Binds a user to an actor, unless it has one of the same kind. Returns true if it was bound.
+    pub(super) fn bind_if_free(&self, uid: i64, entry: &Arc<Entry>) -> Result<bool, Error> {
+        let mut maps = self.maps.write();
+        maps.check_bind(uid, entry)?;
+        let bound = maps.users.get(&uid);
+        let is_free = bound.is_none_or(|bound| bound.iter().all(|it| it.kind() != entry.kind()));
+        if is_free {
+            maps.bind(uid, entry);
+        }
+        Ok(is_free)
     }
 
     /// Unbinds a user from its actor of a kind, which is returned.
@@ -285,6 +285,29 @@ impl ActorTable {
                 None => self.changed.wait(&mut count),
             }
         }
+    }
+}
+
+impl Maps {
+    /// # Errors
+    ///
+    /// [`Error::NotFoundEndpoint`] if the actor has ended, and [`Error::Busy`] if too many users are bound.
+    fn check_bind(&self, uid: i64, entry: &Arc<Entry>) -> Result<(), Error> {
+        let there = self.actors.get(&entry.name);
+        if !there.is_some_and(|there| Arc::ptr_eq(there, entry)) {
+            return Err(entry.is_gone());
+        }
+        if self.users.len() >= MAX_USERS && !self.users.contains_key(&uid) {
+            return Err(Error::Busy {
+                what: "table of users that are bound to actors",
+            });
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, uid: i64, entry: &Arc<Entry>) {
+        self.users.entry(uid).or_default().push(entry.clone());
+        entry.users.lock().insert(uid);
     }
 }
 

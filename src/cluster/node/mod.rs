@@ -56,8 +56,6 @@ mod later;
 mod observed;
 mod reply;
 mod room;
-mod room_clock;
-mod room_members;
 mod router;
 mod sending;
 mod shared;
@@ -85,8 +83,7 @@ pub use self::builder::NodeBuilder;
 pub use self::context::{HandlerError, Request};
 pub use self::hooks::Stage;
 pub use self::later::Later;
-pub use self::room::{Room, RoomContext, RoomOptions, RoomRoutes};
-pub use self::room_clock::Tick;
+pub use self::room::{Room, RoomContext, RoomOptions, RoomRoutes, Tick};
 pub use self::router::{Group, Next, RouteFlag, RouteFlags};
 #[cfg(feature = "testing")]
 pub use self::simulated::SimulatedNode;

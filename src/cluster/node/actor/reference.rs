@@ -101,6 +101,17 @@ impl ActorRef {
         Ok(own(&self.home.shared, Content::Call(Box::new(Call(call)))))
     }
 
+    /// Binds a user to the actor, unless it has one of this kind. Returns true if it was bound.
+    pub(in crate::cluster::node) fn bind_if_free(&self, uid: i64) -> Result<bool, Error> {
+        check_user(uid)?;
+        self.home.shared.actors.bind_if_free(uid, &self.entry)
+    }
+
+    /// Unbinds a user from the actor, if it is still bound to it.
+    pub(in crate::cluster::node) fn let_go(&self, uid: i64) {
+        self.home.shared.actors.unbind_from(uid, &self.entry);
+    }
+
     /// Ends the actor, when it has handled the messages that wait. It gets no further ones.
     pub fn kill(&self) {
         let posted = self.entry.close(own(&self.home.shared, Content::Stop));
@@ -147,6 +158,19 @@ pub(super) fn own(shared: &Shared, what: Content) -> Letter {
         cid,
         uid,
         what,
+    }
+}
+
+/// # Errors
+///
+/// [`Error::InvalidArgument`] if nobody can have this number.
+pub(super) fn check_user(uid: i64) -> Result<(), Error> {
+    match uid > 0 {
+        true => Ok(()),
+        false => Err(Error::argument(
+            "uid",
+            format!("{uid} is no user; it must be above 0"),
+        )),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::life::run;
-use super::reference::own;
+use super::reference::{check_user, own};
 use super::{Actor, ActorOptions, ActorRef, Home};
 use crate::cluster::Error;
 use crate::cluster::node::Node;
@@ -50,12 +50,7 @@ impl Request<'_> {
     /// Returns [`Error::NotFoundEndpoint`] if there is no such actor, [`Error::InvalidArgument`] if `uid` is not above 0, and
     /// [`Error::Busy`] if 1,000,000 users are bound.
     pub fn bind_actor(&mut self, uid: i64, kind: &str, id: &str) -> Result<(), Error> {
-        if uid <= 0 {
-            return Err(Error::argument(
-                "uid",
-                format!("{uid} is no user; it must be above 0"),
-            ));
-        }
+        check_user(uid)?;
         match self.core.shared.actors.find(kind, id) {
             Some(entry) => {
                 let before = self.core.shared.actors.bind(uid, &entry)?;
