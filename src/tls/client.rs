@@ -134,7 +134,6 @@ impl TlsClient {
         self.server_name.is_some()
     }
 
-    /// Returns a session with a server that must prove that it is `host`.
     /// Returns true if another client trusts the same servers, and shows them the same name and certificate.
     #[cfg(feature = "gateway")]
     pub(crate) fn has_rules_of(&self, other: &Self) -> bool {
@@ -150,6 +149,7 @@ impl TlsClient {
             && roots(self) == roots(other)
     }
 
+    /// Returns a session with a server that must prove that it is `host`.
     pub(crate) fn session(&self, host: &str) -> Result<Session, TlsError> {
         let name = self.name_for(host)?;
         Session::client(self.config.clone(), name).map_err(TlsError::setup)
@@ -160,6 +160,12 @@ impl TlsClient {
     pub(crate) fn connection(&self, host: &str) -> Result<rustls::ClientConnection, TlsError> {
         let name = self.name_for(host)?;
         rustls::ClientConnection::new(self.config.clone(), name).map_err(TlsError::setup)
+    }
+
+    /// Returns the rules of a session of another engine.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        self.config.clone()
     }
 
     /// Returns the name to verify for a connection to `host`.

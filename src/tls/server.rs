@@ -152,6 +152,12 @@ impl TlsServer {
         Session::server(self.config.clone()).map_err(TlsError::setup)
     }
 
+    /// Returns the rules of a session of another engine.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
+    }
+
     pub(crate) fn handshake_limit(&self) -> Duration {
         self.handshake_timeout
     }

@@ -62,6 +62,11 @@ pub(crate) fn python_cryptography() -> Option<Command> {
     )
 }
 
+/// Returns a Python with the package `grpcio`. The test is skipped without it.
+pub(crate) fn python_grpc() -> Option<Command> {
+    found(python(), ["-c", "import grpc"], "grpcio for Python")
+}
+
 fn python() -> Command {
     let mut python = Command::new("python3");
     // Compiled files would end up in the work tree.

@@ -35,6 +35,8 @@ mod builder;
 mod call;
 mod client;
 mod configured;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod instances;
 mod rpc;
 mod secret;
@@ -57,6 +59,8 @@ pub use self::builder::MeshBuilder;
 pub(super) use self::builder::STATE;
 pub use self::call::MeshCall;
 pub use self::client::{MeshClient, MeshClientBuilder, MeshService};
+#[cfg(feature = "grpc")]
+pub use self::grpc::{GrpcCall, GrpcMethods, GrpcTransporter};
 pub use self::target::Target;
 pub use self::transporter::{Channel, Done, MeshAddress, MeshRequest, MeshServer, Transporter};
 

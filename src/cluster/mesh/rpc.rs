@@ -258,7 +258,8 @@ fn body_codec(codec: &Codec) -> wire::Codec {
     }
 }
 
-fn error_of(status: Status, path: String, timeout: Duration) -> Error {
+/// Returns the error of a call that ended with this status.
+pub(super) fn error_of(status: Status, path: String, timeout: Duration) -> Error {
     match status.code {
         code::HANDLE_TIMEOUT => Error::Timeout {
             what: "a call of a service",

@@ -1,0 +1,302 @@
+//! Calls and what they end with.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use epicycle::balance::HashRing;
+use epicycle::cluster::codec::{Codec, Pb};
+use epicycle::cluster::mesh::{GrpcTransporter, Mesh, MeshClient};
+use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry};
+use epicycle::cluster::{Error, Kind, State};
+use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
+
+use crate::util::ports::DeadPort;
+use crate::util::{LONG, eventually, expect_panics};
+use crate::{client, client_of, mesh, services, who, with};
+
+#[test]
+fn calls_follow_the_registry_and_are_spread_by_weight() {
+    let registry = MemoryRegistry::new();
+    let one = mesh(&registry, "mesh-1").weight(3).start().expect("starts");
+    let two = mesh(&registry, "mesh-2").weight(1).start().expect("starts");
+    let client = client(&registry);
+    let mut shares = BTreeMap::<String, u32>::new();
+    for _ in 0..40 {
+        *shares
+            .entry(who(&client).expect("is answered"))
+            .or_default() += 1;
+    }
+    assert_eq!(
+        shares,
+        [("mesh-1".to_owned(), 30), ("mesh-2".to_owned(), 10)].into()
+    );
+
+    let record = &registry.services("mesh").expect("are known")[0];
+    assert_eq!(record.services, ["who"]);
+    assert_eq!(
+        record.endpoint,
+        format!("grpc://{}?is_secure=false", one.addr())
+    );
+    assert_eq!(client.services(), ["who"]);
+
+    one.set_state(State::Busy).expect("is registered");
+    eventually("the busy one is spared", || {
+        (0..8).all(|_| who(&client).is_ok_and(|id| id == "mesh-2"))
+    });
+    let direct = |target: &str| -> Result<String, Error> {
+        let service = client.service(target).expect("is a target");
+        service.call("/who/am-i", &()).wait()
+    };
+    assert_eq!(direct("direct://mesh-1").expect("is answered"), "mesh-1");
+    let address = format!("direct://{}", one.addr());
+    assert_eq!(direct(&address).expect("is answered"), "mesh-1");
+    two.shutdown();
+    one.shutdown();
+    eventually(
+        "none takes calls",
+        || matches!(who(&client), Err(Error::NotFoundEndpoint { wanted }) if wanted == "discovery://who"),
+    );
+}
+
+#[test]
+fn the_error_tells_who_has_failed_and_how() {
+    expect_panics();
+    let registry = MemoryRegistry::new();
+    let _mesh = mesh(&registry, "mesh-1").start().expect("starts");
+    let client = client(&registry);
+    for code in [1001, 404, 7, -1] {
+        let failed = client.call::<_, ()>("/who/fails", &code).wait();
+        let Err(Error::Service(status)) = failed else {
+            panic!("{failed:?}");
+        };
+        assert_eq!(
+            (status.code, &*status.message, &*status.reason),
+            (code, "kein Geld €", "spent")
+        );
+    }
+    let failing = |path: &str| client.call::<_, String>(path, &()).wait();
+    let code = |path: &str| match failing(path) {
+        Err(Error::Service(status)) => status.code,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(code("/who/panics"), 500);
+    assert_eq!(code("/who/nothing"), 404);
+    // The argument is no text.
+    assert_eq!(code("/who/echo"), 400);
+    let busy = client.call::<_, ()>("/who/fails", &503).wait();
+    assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
+    let number = client.call::<_, u8>("/who/am-i", &()).wait();
+    assert!(matches!(number, Err(Error::Codec(_))), "{number:?}");
+    let odd = client.call::<_, String>("/who/a b", &()).wait();
+    assert!(
+        matches!(odd, Err(Error::InvalidArgument { name: "path", .. })),
+        "{odd:?}"
+    );
+    assert_eq!(who(&client).expect("it works on"), "mesh-1");
+}
+
+#[test]
+fn a_call_that_is_given_up_is_cancelled_at_the_server() {
+    let (registry, keeper) = (MemoryRegistry::new(), Arc::default());
+    let _mesh = with(&registry, "mesh-1", services("mesh-1", &keeper));
+    let _mesh = _mesh.start().expect("starts");
+    let client = client(&registry);
+    let short = Duration::from_millis(200);
+    let late = client
+        .call::<_, ()>("/who/is-cancelled", &())
+        .timeout(short);
+    let late = late.wait();
+    assert!(
+        matches!(late, Err(Error::Timeout { after, .. }) if after == short),
+        "{late:?}"
+    );
+    eventually("the handler sees it", || keeper.waiting() == 1);
+    keeper.open();
+    assert_eq!(who(&client).expect("the connection works on"), "mesh-1");
+}
+
+#[test]
+fn an_instance_that_cannot_be_reached_costs_no_call() {
+    let registry = MemoryRegistry::new();
+    let dead = DeadPort::new();
+    let endpoint = format!("grpc://{}?is_secure=false", dead.addr);
+    let mut record = Instance::new(Kind::Mesh, "dead", endpoint);
+    record.services.push("who".to_owned());
+    registry.register(&record).expect("is registered");
+    // One of another protocol is not called at all.
+    let mut foreign = Instance::new(Kind::Mesh, "foreign", "rpc://127.0.0.1:1?is_secure=false");
+    foreign.services.push("who".to_owned());
+    registry.register(&foreign).expect("is registered");
+    let lives = mesh(&registry, "lives").start().expect("starts");
+    let client = client(&registry);
+    for _ in 0..20 {
+        assert_eq!(who(&client).expect("is answered"), "lives");
+    }
+    lives.shutdown();
+    eventually("it says why", || match who(&client) {
+        Err(Error::LinkDown { peer }) => peer.contains(&dead.addr.to_string()),
+        _ => false,
+    });
+}
+
+#[test]
+fn an_instance_that_comes_back_is_called_again() {
+    let registry = MemoryRegistry::new();
+    let first = mesh(&registry, "mesh-1").start().expect("starts");
+    let addr = first.addr();
+    let client = client(&registry);
+    let target = client
+        .service(&format!("direct://{addr}"))
+        .expect("is a target");
+    let ask = || target.call::<_, String>("/who/am-i", &()).wait();
+    assert_eq!(ask().expect("is answered"), "mesh-1");
+    first.shutdown();
+    let gone = ask();
+    assert!(matches!(gone, Err(Error::LinkDown { .. })), "{gone:?}");
+    let again = services("again", &Arc::default()).listen(format!("tcp://{addr}"));
+    let _again = with(&registry, "again", again).start().expect("starts");
+    eventually("it answers", || ask().is_ok_and(|id| id == "again"));
+}
+
+#[test]
+fn a_key_gets_the_same_instance() {
+    let registry = MemoryRegistry::new();
+    let _meshes = ["a", "b", "c"].map(|id| mesh(&registry, id).start().expect("starts"));
+    let client = client_of(&registry, GrpcTransporter::new().balancer(HashRing::new));
+    let of = |key: u32| -> String {
+        let call = client.call("/who/am-i", &()).key(key.to_be_bytes());
+        call.wait().expect("is answered")
+    };
+    let first: Vec<_> = (0..40).map(of).collect();
+    assert_eq!((0..40).map(of).collect::<Vec<_>>(), first);
+    let used = ["a", "b", "c"].map(|id| first.iter().filter(|one| *one == id).count());
+    assert!(used.iter().all(|n| *n > 0), "{used:?}");
+}
+
+#[test]
+fn bodies_have_the_codec_of_the_client() {
+    let registry = MemoryRegistry::new();
+    let pb = GrpcTransporter::new().service("text", |methods| {
+        methods.call("double", |call, Pb(text): Pb<String>| {
+            let type_of = call.metadata("content-type").map(str::to_owned);
+            Ok(Pb(format!("{text}{text} {type_of:?} {:?}", call.codec())))
+        });
+    });
+    let _mesh = with(&registry, "mesh-1", pb).start().expect("starts");
+    let client = MeshClient::builder().registry(registry.clone());
+    let client = client.transporter(GrpcTransporter::new());
+    let client = client.codec(Codec::Protobuf).call_timeout(LONG).start();
+    let client = client.expect("starts");
+    let text = Pb("ab".to_owned());
+    let call = client.call::<_, Pb<String>>("/text/double", &text);
+    let Pb(text) = call.wait().expect("is answered");
+    assert!(
+        text.starts_with("abab ") && text.ends_with("proto"),
+        "{text}"
+    );
+
+    // The method has no JSON.
+    let json = crate::client(&registry);
+    let refused = json.call::<_, String>("/text/double", "ab").wait();
+    assert!(
+        matches!(&refused, Err(Error::Service(status)) if status.code == 400),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn instances_with_tls_are_called_by_clients_with_tls() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("is made");
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let identity = Identity::from_pem(cert.as_bytes(), key.as_bytes()).expect("is right");
+    let server = TlsServer::new(identity).expect("is right");
+    let roots = Roots::from_pem(cert.as_bytes()).expect("is right");
+    let tls = TlsClient::new(&roots).expect("is right");
+
+    let registry = MemoryRegistry::new();
+    let secure = services("secure", &Arc::default()).tls(&server);
+    let secure = with(&registry, "secure", secure).start().expect("starts");
+    let record = &registry.services("mesh").expect("are known")[0];
+    assert!(
+        record.endpoint.ends_with("is_secure=true"),
+        "{}",
+        record.endpoint
+    );
+    let knowing = client_of(&registry, GrpcTransporter::new().tls_client(&tls));
+    assert_eq!(who(&knowing).expect("is answered"), "secure");
+
+    let without = client(&registry);
+    let error = who(&without).expect_err("cannot call it").to_string();
+    assert!(error.contains("GrpcTransporter::tls_client"), "{error}");
+    // One that trusts others is told so.
+    let stranger = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("is made");
+    let roots = Roots::from_pem(stranger.cert.pem().as_bytes()).expect("is right");
+    let tls = TlsClient::new(&roots).expect("is right");
+    let doubtful = client_of(&registry, GrpcTransporter::new().tls_client(&tls));
+    let error = who(&doubtful).expect_err("it is not trusted");
+    assert!(
+        matches!(&error, Error::LinkDown { peer } if peer.contains("certificate")),
+        "{error}"
+    );
+
+    // The others are called as ever.
+    let _plain = mesh(&registry, "plain").start().expect("starts");
+    eventually("the other one is called", || {
+        who(&without).is_ok_and(|id| id == "plain")
+    });
+    drop(secure);
+}
+
+#[test]
+fn a_callback_can_call_again_but_must_not_wait() {
+    let registry = MemoryRegistry::new();
+    let _mesh = mesh(&registry, "mesh-1").start().expect("starts");
+    let client = client(&registry);
+    let (sender, results) = mpsc::channel();
+    let again = client.clone();
+    client
+        .call("/who/am-i", &())
+        .then(move |first: Result<String, Error>| {
+            let waits = again.call::<_, String>("/who/am-i", &()).wait();
+            again
+                .call("/who/am-i", &())
+                .then(move |second: Result<String, Error>| {
+                    let _ = sender.send((first, waits, second));
+                    panic!("its panic ends nothing");
+                });
+        });
+    expect_panics();
+    let (first, waits, second) = results.recv_timeout(LONG).expect("comes");
+    assert_eq!(first.expect("is answered"), "mesh-1");
+    assert!(
+        matches!(waits, Err(Error::IllegalRequest { .. })),
+        "{waits:?}"
+    );
+    assert_eq!(second.expect("is answered"), "mesh-1");
+    assert_eq!(who(&client).expect("it works on"), "mesh-1");
+}
+
+#[test]
+fn wrong_options_are_named() {
+    let registry = MemoryRegistry::new();
+    let problem = |transporter: GrpcTransporter| {
+        let started = with(&registry, "a", transporter).start();
+        started.expect_err("is wrong").to_string()
+    };
+    let services = || services("a", &Arc::default());
+    assert!(problem(GrpcTransporter::new()).contains("`service`"));
+    assert!(problem(services().service("who", |_| {})).contains("twice"));
+    assert!(problem(services().listen("nonsense")).contains("nonsense"));
+    assert!(problem(services().listen("unix:///tmp/x")).contains("tcp://"));
+    assert!(problem(services().listen("tcp://0.0.0.0:0")).contains("`expose`"));
+    assert!(problem(services().max_connections(0)).contains("`max_connections`"));
+    assert!(problem(services().threads(0)).contains("threads"));
+    let taken = Mesh::builder()
+        .transporter(services())
+        .start()
+        .expect("starts");
+    let address = format!("tcp://{}", taken.addr());
+    assert!(problem(services().listen(&*address)).contains(&address));
+    assert!(registry.services("mesh").expect("are known").is_empty());
+}
