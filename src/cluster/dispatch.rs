@@ -388,8 +388,11 @@ impl Group {
 
     /// Returns the instances in a state that serve the route.
     fn in_state(&self, state: State, route: i32) -> Vec<Arc<Instance>> {
-        let servers = self.servers.get(&route).into_iter().flatten();
-        let instances = servers.filter_map(|id| self.instances.get(id));
+        let servers = self.servers.get(&route);
+        let serves = |id: &NodeId| servers.is_some_and(|servers| servers.contains(id));
+        // In their order, so that a seed always picks the same.
+        let ids = self.nodes.iter().map(Node::id).filter(serves);
+        let instances = ids.filter_map(|id| self.instances.get(&id));
         let wanted = instances.filter(|instance| instance.state == state);
         wanted.cloned().collect()
     }

@@ -45,6 +45,7 @@ pub mod backends;
 pub mod cache;
 #[cfg(feature = "config")]
 pub mod center;
+mod chance;
 pub mod client;
 pub mod codec;
 pub mod config;

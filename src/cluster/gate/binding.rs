@@ -159,7 +159,7 @@ impl GateReactor {
     ) {
         let retry_ms = match reason {
             // Not all at once.
-            GoodbyeReason::Stopping => rand::random_range(0..=self.shared.options.retry_within),
+            GoodbyeReason::Stopping => fastrand::u32(0..=self.shared.options.retry_within),
             _ => 0,
         };
         let goodbye = Control::Goodbye { reason, retry_ms };

@@ -12,6 +12,7 @@ use super::options::{
 use super::resume::SharedResume;
 use super::shared::{Backends, Entrances, POOL_QUEUE, Shared};
 use super::{Gate, RefusedPacket, watching};
+use crate::cluster::chance::Chance;
 use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::drpc::Secret;
 use crate::cluster::follower::Followers;
@@ -47,7 +48,7 @@ pub struct GateBuilder {
     dispatch: Policy,
     reactors: usize,
     monitor: Option<Monitor>,
-    options: Options,
+    pub(super) options: Options,
 }
 
 /// The longest output that waits for another server.
@@ -85,6 +86,7 @@ impl Gate {
                 duplicate: DuplicateLogin::default(),
                 resume: None,
                 retry_within: 0,
+                chance: Chance::default(),
                 secret: None,
                 #[cfg(feature = "tls")]
                 tls: None,
@@ -368,7 +370,9 @@ impl GateBuilder {
             pool,
         };
         let resume = (self.options.resume)
-            .map(|resume| SharedResume::new(resume, self.options.secret.as_ref()))
+            .map(|resume| {
+                SharedResume::new(resume, self.options.secret.as_ref(), &self.options.chance)
+            })
             .transpose()?;
         let listening = (doors, entrances);
         let mut shared = Shared::new(

@@ -111,6 +111,7 @@ impl GateReactor {
         let reactors = shared.counters.len();
         let (ours, options) = (shared.ours.clone(), &shared.options);
         let lanes = Lanes::new(ours, options.secret.clone(), options.lanes.clone());
+        let lanes = lanes.chance(&options.chance);
         #[cfg(feature = "tls")]
         let lanes = lanes.tls(options.tls.as_ref().map(|tls| tls.client.clone()));
         Self {
@@ -210,7 +211,8 @@ impl GateReactor {
             return None;
         }
         counters.links.add(1);
-        let inbound = Inbound::open(self.shared.ours.clone(), options.secret.clone(), conn);
+        let (ours, secret) = (self.shared.ours.clone(), options.secret.clone());
+        let inbound = Inbound::open(ours, secret, &options.chance, conn);
         Some(Session::Inbound(Box::new(inbound)))
     }
 

@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::client::Held;
 use super::resume::refusal_of;
@@ -13,7 +13,7 @@ use crate::cluster::{Error, Kind};
 /// has taken or rejected all that came before. A node of due rejects nothing, and nothing is kept for it.
 #[derive(Default)]
 pub(super) struct Kept {
-    nodes: HashMap<String, Way>,
+    nodes: BTreeMap<String, Way>,
     /// The number of the last packet to any node, so that a node that comes back under its id has no number twice.
     last: u64,
 }
@@ -203,7 +203,7 @@ impl Kept {
 
     /// Forgets the nodes that are gone. Returns what they had rejected.
     pub(super) fn retain(&mut self, is_there: impl Fn(&str) -> bool) -> Vec<Returned> {
-        let gone = self.nodes.extract_if(|nid, _| !is_there(nid));
+        let gone = self.nodes.extract_if(.., |nid, _| !is_there(nid));
         gone.flat_map(|(_, mut way)| way.decide(way.sent)).collect()
     }
 
@@ -244,7 +244,7 @@ impl Kept {
 }
 
 /// Returns the way to a node. A new one has nothing undecided.
-fn way<'n>(nodes: &'n mut HashMap<String, Way>, last: u64, nid: &str) -> &'n mut Way {
+fn way<'n>(nodes: &'n mut BTreeMap<String, Way>, last: u64, nid: &str) -> &'n mut Way {
     if !nodes.contains_key(nid) {
         let way = Way {
             sent: last,

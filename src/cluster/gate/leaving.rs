@@ -47,7 +47,7 @@ impl GateReactor {
                     let pushes = Pushes::new(sent, &resume.options, &resume.room);
                     Box::new(Resumable {
                         pushes,
-                        nonce: rand::random(),
+                        nonce: self.shared.options.chance.bytes(),
                         expires,
                     })
                 });

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::RefusedPacket;
 use crate::cluster::Error;
+use crate::cluster::chance::Chance;
 use crate::cluster::drpc::Secret;
 use crate::cluster::link::LaneOptions;
 #[cfg(feature = "tls")]
@@ -213,4 +214,5 @@ pub(super) struct Options {
     pub(super) tls: Option<LinkTls>,
     pub(super) lanes: LaneOptions,
     pub(super) on_refused: Option<OnRefused>,
+    pub(super) chance: Chance,
 }

@@ -9,6 +9,7 @@ use super::options::ResumeOptions;
 use super::pushes::{Pushes, Room};
 use super::token::{Nonce, Tokens};
 use crate::cluster::Error;
+use crate::cluster::chance::Chance;
 use crate::cluster::drpc::Secret;
 use crate::cluster::packet::{EncodedPacket, ResumeRefusal};
 
@@ -22,10 +23,14 @@ pub(super) struct SharedResume {
 }
 
 impl SharedResume {
-    pub(super) fn new(options: ResumeOptions, secret: Option<&Secret>) -> Result<Self, Error> {
+    pub(super) fn new(
+        options: ResumeOptions,
+        secret: Option<&Secret>,
+        chance: &Chance,
+    ) -> Result<Self, Error> {
         Ok(Self {
             options,
-            tokens: Tokens::new(secret)?,
+            tokens: Tokens::new(secret, chance)?,
             room: Room::new(&options),
             users: AtomicUsize::new(0),
         })

@@ -7,6 +7,7 @@ use super::handler::GateReactor;
 use super::shared::POOL_QUEUE;
 use super::{FORGETTING, Gate, GateBuilder};
 use crate::cluster::Error;
+use crate::cluster::chance::Chance;
 use crate::cluster::follower::Followers;
 use crate::engine::server::Report;
 use crate::metrics::ReactorStats;
@@ -29,13 +30,14 @@ impl GateBuilder {
     ///
     /// As for [`start`](Self::start), and those of [`World::start`].
     pub fn simulate(
-        self,
+        mut self,
         world: &mut World,
         address: impl Into<IpAddr>,
         takes: RangeInclusive<Duration>,
     ) -> Result<SimulatedGate, Error> {
         let builder = WorkerPool::builder().threads(4).queue(POOL_QUEUE);
         let pool = world.worker_pool(builder, takes)?;
+        self.options.chance = Chance::seeded();
         let began = BEGAN + world.now().as_micros() as u64;
         let (server, prepared) = self.prepare(Followers::by_hand(), pool, began)?;
         let host = world.start(address, server, prepared.factory())?;

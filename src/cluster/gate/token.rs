@@ -6,6 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::cluster::Error;
+use crate::cluster::chance::Chance;
 use crate::cluster::drpc::{MAC, NONCE, Secret};
 
 /// Makes and reads tokens: base64 of
@@ -42,10 +43,10 @@ const FIXED: usize = 1 + 8 + 8 + NONCE + MAC;
 const MAX_TEXT: usize = (FIXED + 255).div_ceil(3) * 4;
 
 impl Tokens {
-    pub(super) fn new(secret: Option<&Secret>) -> Result<Self, Error> {
+    pub(super) fn new(secret: Option<&Secret>, chance: &Chance) -> Result<Self, Error> {
         let key = match secret {
             Some(secret) => secret.derive(b"epicycle resume"),
-            None => rand::random(),
+            None => chance.bytes(),
         };
         let mac = Hmac::new_from_slice(&key);
         Ok(Self {
@@ -103,7 +104,7 @@ mod tests {
 
     fn tokens(secret: Option<&[u8]>) -> Tokens {
         let secret = secret.map(|secret| Secret::new(secret).expect("is long enough"));
-        Tokens::new(secret.as_ref()).expect("any key will do")
+        Tokens::new(secret.as_ref(), &Chance::default()).expect("any key will do")
     }
 
     fn token(gid: &str) -> Token {

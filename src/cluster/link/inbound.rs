@@ -4,12 +4,14 @@ use std::time::Instant;
 
 use super::{Identity, Listener, ListenerStats, Verdict};
 use crate::cluster::Error;
+use crate::cluster::chance::Chance;
 use crate::cluster::drpc::{Incoming, RejectReason, Secret};
 use crate::engine::handler::{Action, Conn, EventHandler};
 
 /// A connection that a peer has dialled.
 pub(in crate::cluster) struct Inbound {
     listener: Listener,
+    chance: Chance,
     /// The moment from which times count.
     began: Instant,
 }
@@ -21,12 +23,14 @@ impl Inbound {
     pub(in crate::cluster) fn open<H: EventHandler>(
         ours: Identity,
         secret: Option<Secret>,
+        chance: &Chance,
         conn: &mut Conn<'_, H>,
     ) -> Self {
         let listener = Listener::new(ours, secret);
         conn.set_timer(listener.deadline(), Self::SILENCE);
         Self {
             listener,
+            chance: chance.clone(),
             began: conn.now(),
         }
     }
@@ -43,7 +47,8 @@ impl Inbound {
     ) -> Result<Verdict<'a>, Error> {
         let now = conn.now().saturating_duration_since(self.began);
         let mut output = Vec::new();
-        let verdict = (self.listener).receive(frame, now, rand::random, &mut output);
+        let nonce = || self.chance.bytes();
+        let verdict = (self.listener).receive(frame, now, nonce, &mut output);
         if !output.is_empty()
             && let Err(error) = conn.write(&output)
         {

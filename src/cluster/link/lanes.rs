@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::{Identity, Lane, LaneEvent, LaneOptions};
 use crate::cluster::Error;
+use crate::cluster::chance::Chance;
 use crate::cluster::drpc::{Incoming, MAX_FRAME, Request, Secret};
 use crate::cluster::registry::LinkEndpoint;
 use crate::engine::conn::limits::ConnLimits;
@@ -39,6 +40,7 @@ pub(in crate::cluster) struct Lanes<T> {
     /// The time of the pending timer. Others that fire are out of date.
     timer: Option<Duration>,
     lost: Lost,
+    chance: Chance,
 }
 
 struct Dialled<T> {
@@ -107,7 +109,14 @@ impl<T> Lanes<T> {
             began: None,
             timer: None,
             lost: Lost::default(),
+            chance: Chance::default(),
         }
+    }
+
+    /// Takes nonces from this source.
+    pub(in crate::cluster) fn chance(mut self, chance: &Chance) -> Self {
+        self.chance = chance.clone();
+        self
     }
 
     /// Dials peers with TLS whose address asks for it.
@@ -244,7 +253,7 @@ impl<T> Lanes<T> {
         };
         dialled.conn = Some(conn.id());
         (dialled.opened, dialled.backlog) = (now, 0);
-        dialled.lane.connected(now, rand::random());
+        dialled.lane.connected(now, self.chance.bytes());
         dialled.write(conn);
         self.set_timer(&mut conn.reactor());
         true

@@ -262,7 +262,10 @@ impl ActorTable {
     pub(super) fn close(&self) -> Vec<Arc<Entry>> {
         let mut maps = self.maps.write();
         maps.is_closed = true;
-        maps.actors.values().cloned().collect()
+        let mut actors: Vec<_> = maps.actors.values().cloned().collect();
+        // A seed of a simulated network always ends them in the same order.
+        actors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        actors
     }
 
     /// Returns true if there is no actor.

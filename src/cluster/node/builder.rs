@@ -16,6 +16,7 @@ use super::router::{Group, Next, RouteFlags, Router, Routes, boxed};
 use super::shared::{Options, Shared};
 use super::stats::NodeCounters;
 use super::watching::watch;
+use crate::cluster::chance::Chance;
 use crate::cluster::codec::Codec;
 use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::drpc::Secret;
@@ -49,7 +50,7 @@ pub struct NodeBuilder<T = ()> {
     registry: Arc<dyn Registry>,
     locator: Arc<dyn Locator>,
     reactors: usize,
-    options: Options,
+    pub(super) options: Options,
     state: Arc<dyn Fn(usize) -> T + Send + Sync>,
     routes: Routes<T>,
     hooks: Hooks,
@@ -90,6 +91,7 @@ impl Node {
                 tls: None,
                 lanes: LaneOptions::default(),
                 monitor: None,
+                chance: Chance::default(),
             },
             state: Arc::new(|_| ()),
             routes: Routes::new(),

@@ -164,6 +164,7 @@ impl Core {
     pub(super) fn new(id: usize, shared: Arc<Shared>, posting: Posting) -> Self {
         let (ours, options) = (shared.ours.clone(), &shared.options);
         let lanes = Lanes::new(ours, options.secret.clone(), options.lanes.clone());
+        let lanes = lanes.chance(&options.chance);
         #[cfg(feature = "tls")]
         let lanes = lanes.tls(options.tls.as_ref().map(|tls| tls.client.clone()));
         Self {

@@ -84,7 +84,7 @@ impl Node {
         now: Instant,
         ask: fn(&Shared, i64),
     ) -> Questions {
-        let users: Vec<i64> = self.shared.users.lock().iter().copied().collect();
+        let users = self.shared.bound_users();
         let is_late = Arc::new(AtomicBool::new(false));
         let (done, all_done) = mpsc::channel::<()>();
         for users in users.chunks(users.len().div_ceil(ASKERS).max(1)) {
@@ -278,7 +278,7 @@ impl Drain {
 }
 
 fn hand_over(node: &Node, now: Instant) -> Phase {
-    let users: Vec<i64> = node.shared.users.lock().iter().copied().collect();
+    let users = node.shared.bound_users();
     match node.posting.reactors() {
         None => Phase::Over,
         Some(reactors) => Phase::Leaving {

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::actor_table::ActorTable;
 use super::stats::{NodeCounters, NodeStats};
+use crate::cluster::chance::Chance;
 use crate::cluster::codec::Codec;
 use crate::cluster::dispatch::Policy;
 use crate::cluster::drpc::Secret;
@@ -74,6 +75,7 @@ pub(super) struct Options {
     pub(super) tls: Option<LinkTls>,
     pub(super) lanes: LaneOptions,
     pub(super) monitor: Option<Monitor>,
+    pub(super) chance: Chance,
 }
 
 /// A stage of the end of a node.
@@ -170,6 +172,13 @@ impl Shared {
             LocationEvent::Interrupted => self.is_unsure.store(true, Ordering::Release),
             _ => {}
         }
+    }
+
+    /// Returns the users that are bound to this node, in the order of their numbers.
+    pub(super) fn bound_users(&self) -> Vec<i64> {
+        let mut users: Vec<i64> = self.users.lock().iter().copied().collect();
+        users.sort_unstable();
+        users
     }
 
     /// Unbinds a user from this node. It may block.

@@ -8,6 +8,7 @@ use super::drain::Drain;
 use super::handler::NodeReactor;
 use super::{ACTORS, Node, NodeBuilder, REGISTERING};
 use crate::cluster::Error;
+use crate::cluster::chance::Chance;
 use crate::cluster::follower::Followers;
 use crate::engine::server::Report;
 use crate::metrics::ReactorStats;
@@ -35,11 +36,12 @@ impl<T: 'static> NodeBuilder<T> {
     ///
     /// As for [`start`](Self::start), and those of [`World::start`].
     pub fn simulate(
-        self,
+        mut self,
         world: &mut World,
         address: impl Into<IpAddr>,
         takes: RangeInclusive<Duration>,
     ) -> Result<SimulatedNode<T>, Error> {
+        self.options.chance = Chance::seeded();
         let mut pool = || {
             let builder = WorkerPool::builder().threads(4).queue(POOL_QUEUE);
             world.worker_pool(builder, takes.clone())

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +45,7 @@ struct Shared {
     changed: Condvar,
 }
 
-type List = HashMap<String, Arc<Instance>>;
+type List = BTreeMap<String, Arc<Instance>>;
 
 impl Directory {
     /// Watches these names of a registry, each on a thread of its own. Blocks until the first lists are there.

@@ -116,7 +116,8 @@ fn settle(field: &mut Field, clients: &[Client], round: &str) {
     }
 }
 
-fn race(seed: u64, policy: DuplicateLogin) {
+/// Users log in at once on many connections. Returns the trace.
+pub(crate) fn race(seed: u64, policy: DuplicateLogin) -> String {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (client_link, link) = (world::link(&mut rng), world::link(&mut rng));
     let mut field = Field::start(seed, client_link.resets(0), link.resets(0), |gate| {
@@ -188,24 +189,25 @@ fn race(seed: u64, policy: DuplicateLogin) {
         users_are_told(told);
     }
     let locator = field.locator.clone();
-    field.finish();
+    let trace = field.finish();
     assert!(
         locator.is_empty(),
         "a user stays located at a gate that has ended"
     );
+    trace
 }
 
 #[test]
 fn whoever_logs_in_last_has_the_user_and_nobody_else() {
-    each_seed(0..60, |seed| race(seed, DuplicateLogin::Replace));
+    each_seed(0..60, |seed| drop(race(seed, DuplicateLogin::Replace)));
 }
 
 #[test]
 fn an_older_connection_stays_without_its_user_if_it_may() {
-    each_seed(0..60, |seed| race(seed, DuplicateLogin::Unbind));
+    each_seed(0..60, |seed| drop(race(seed, DuplicateLogin::Unbind)));
 }
 
 #[test]
 fn a_user_that_is_logged_in_is_refused_elsewhere_if_so_chosen() {
-    each_seed(0..60, |seed| race(seed, DuplicateLogin::Refuse));
+    each_seed(0..60, |seed| drop(race(seed, DuplicateLogin::Refuse)));
 }

@@ -295,9 +295,16 @@ impl Field {
             && !self.world.is_closed(client.peer)
     }
 
-    /// Ends everything. Checks that nothing is left behind.
-    pub(crate) fn finish(mut self) -> u64 {
-        let fingerprint = self.world.fingerprint();
+    /// Returns what has happened so far. A seed always gives the same.
+    pub(crate) fn trace(&self) -> String {
+        let logs: Vec<_> = self.logs.iter().map(|log| log.lock().clone()).collect();
+        let order = self.order.lock();
+        format!("{} {logs:?} {order:?}", self.world.fingerprint())
+    }
+
+    /// Ends everything. Checks that nothing is left behind. Returns the trace.
+    pub(crate) fn finish(mut self) -> String {
+        let trace = self.trace();
         for gate in self.gates.drain(..) {
             gate.finish(&mut self.world);
         }
@@ -307,7 +314,7 @@ impl Field {
         for node in self.real {
             node.finish(&mut self.world);
         }
-        fingerprint
+        trace
     }
 
     /// Returns what all nodes were told, by node and by connection.

@@ -6,5 +6,6 @@ mod moving;
 mod node;
 mod passing;
 mod real;
+mod repeating;
 mod resume;
 mod slow;

@@ -123,54 +123,60 @@ fn links(rng: &mut Rng) -> Link {
         .delay(Duration::ZERO..=Duration::from_millis(rng.u64(1..50)))
 }
 
+/// Users move between nodes. Returns the trace.
+pub(crate) fn wander(seed: u64) -> String {
+    let mut rng = Rng::with_seed(seed);
+    let links = links(&mut rng);
+    let mut field = Field::start_real(seed, world::link(&mut rng).resets(0), links, quiet);
+    field.open_links();
+    let mut players = Players::log_in(&mut field, 1 + seed as usize % 10);
+    let mut moved = vec![Duration::ZERO; players.clients.len()];
+    for _ in 0..150 {
+        players.send(&mut field);
+        let at = rng.usize(..moved.len());
+        // A user that comes back at once may find packets that are still on their way.
+        if field.world.now() > moved[at] + Duration::from_secs(1) {
+            moved[at] = field.world.now();
+            let uid = at as i64 + 1;
+            let later = field.real[rng.usize(..3)].later();
+            let bind = later.bind_node(uid, |_: &mut Game, _, bound| bound);
+            bind.expect("the node runs");
+        }
+        field.pass(Duration::from_millis([1, 10, 100][rng.usize(..3)]));
+    }
+    players.check(&mut field);
+    field.finish()
+}
+
+/// All nodes are replaced. Returns the trace.
+pub(crate) fn replace(seed: u64) -> String {
+    let mut rng = Rng::with_seed(seed);
+    let links = links(&mut rng);
+    let mut field = Field::start_real(seed, world::link(&mut rng).resets(0), links, quiet);
+    field.open_links();
+    let mut players = Players::log_in(&mut field, 1 + seed as usize % 10);
+    for number in 4..7 {
+        field.start_real_node(&format!("node-{number}"), [10, 0, 1, number]);
+        let deadline = Duration::from_secs(60);
+        while !field.real[0].drain(&field.world, deadline) {
+            if rng.bool() {
+                players.send(&mut field);
+            }
+            field.pass(Duration::from_millis(20));
+        }
+        let old = field.real.remove(0);
+        old.finish(&mut field.world);
+    }
+    players.check(&mut field);
+    field.finish()
+}
+
 #[test]
 fn users_move_between_nodes_and_their_requests_are_handled_once_and_in_order() {
-    each_seed(0..12, |seed| {
-        let mut rng = Rng::with_seed(seed);
-        let links = links(&mut rng);
-        let mut field = Field::start_real(seed, world::link(&mut rng).resets(0), links, quiet);
-        field.open_links();
-        let mut players = Players::log_in(&mut field, 1 + seed as usize % 10);
-        let mut moved = vec![Duration::ZERO; players.clients.len()];
-        for _ in 0..150 {
-            players.send(&mut field);
-            let at = rng.usize(..moved.len());
-            // A user that comes back at once may find packets that are still on their way.
-            if field.world.now() > moved[at] + Duration::from_secs(1) {
-                moved[at] = field.world.now();
-                let uid = at as i64 + 1;
-                let later = field.real[rng.usize(..3)].later();
-                let bind = later.bind_node(uid, |_: &mut Game, _, bound| bound);
-                bind.expect("the node runs");
-            }
-            field.pass(Duration::from_millis([1, 10, 100][rng.usize(..3)]));
-        }
-        players.check(&mut field);
-        field.finish();
-    });
+    each_seed(0..12, |seed| drop(wander(seed)));
 }
 
 #[test]
 fn all_nodes_are_replaced_under_load_and_each_request_is_answered_once() {
-    each_seed(0..12, |seed| {
-        let mut rng = Rng::with_seed(seed);
-        let links = links(&mut rng);
-        let mut field = Field::start_real(seed, world::link(&mut rng).resets(0), links, quiet);
-        field.open_links();
-        let mut players = Players::log_in(&mut field, 1 + seed as usize % 10);
-        for number in 4..7 {
-            field.start_real_node(&format!("node-{number}"), [10, 0, 1, number]);
-            let deadline = Duration::from_secs(60);
-            while !field.real[0].drain(&field.world, deadline) {
-                if rng.bool() {
-                    players.send(&mut field);
-                }
-                field.pass(Duration::from_millis(20));
-            }
-            let old = field.real.remove(0);
-            old.finish(&mut field.world);
-        }
-        players.check(&mut field);
-        field.finish();
-    });
+    each_seed(0..12, |seed| drop(replace(seed)));
 }

@@ -294,8 +294,8 @@ fn has_token(_: &Field, player: &Player) -> bool {
     matches!(player.state, State::Online(..)) && player.token.is_some()
 }
 
-/// Users come and go at two gates.
-fn come_and_go(seed: u64) {
+/// Users come and go at two gates. Returns the trace, with the tokens.
+pub(crate) fn come_and_go(seed: u64) -> String {
     let mut rng = Rng::with_seed(seed);
     let (client_link, link) = (world::link(&mut rng), world::link(&mut rng));
     let resume = ResumeOptions::new().window(WINDOW);
@@ -392,12 +392,14 @@ fn come_and_go(seed: u64) {
         |player| matches!(&player.state, State::Online(client, _) if field.is_open(client)),
     );
     assert_eq!(open.count(), count as usize - leaving.len());
+    let tokens: Vec<_> = players.iter().map(|player| &player.token).collect();
     let locator = field.locator.clone();
-    field.finish();
+    let trace = field.finish();
     assert!(locator.is_empty(), "a user stays located");
+    format!("{trace} {tokens:?}")
 }
 
 #[test]
 fn users_that_lose_their_connections_miss_nothing_and_are_gone_only_if_they_stay_away() {
-    each_seed(0..40, come_and_go);
+    each_seed(0..80, |seed| drop(come_and_go(seed)));
 }

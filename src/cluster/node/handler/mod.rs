@@ -6,7 +6,7 @@ mod passing;
 mod remote;
 mod serving;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub(super) struct NodeReactor<T> {
     /// Messages to servers that have dialled this one, by reactor.
     notes: Vec<Vec<(ConnId, Note)>>,
     /// The users of the connections that this reactor knows of, by gate. Empty if nobody wants to know of their end.
-    connections: HashMap<Arc<str>, Known>,
+    connections: BTreeMap<Arc<str>, Known>,
     /// The users that were handed over, since the node is about to stop.
     left: HashSet<i64>,
     /// The locator's answer for the packet that has asked, which is performed next.
@@ -83,7 +83,7 @@ impl<T: 'static> NodeReactor<T> {
             waiting: Waiting::default(),
             outgoing: (0..reactors).map(|_| Vec::new()).collect(),
             notes: (0..reactors).map(|_| Vec::new()).collect(),
-            connections: HashMap::new(),
+            connections: BTreeMap::new(),
             left: HashSet::new(),
             found: None,
             alarm: None,

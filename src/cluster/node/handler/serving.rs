@@ -29,7 +29,12 @@ impl<T: 'static> NodeReactor<T> {
         }
         counters.links.add(1);
         let link = Link {
-            inbound: Inbound::open(shared.ours.clone(), options.secret.clone(), conn),
+            inbound: Inbound::open(
+                shared.ours.clone(),
+                options.secret.clone(),
+                &options.chance,
+                conn,
+            ),
             sender: Sender {
                 id: "".into(),
                 is_node: false,
