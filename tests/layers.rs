@@ -47,8 +47,8 @@ const PROTOCOLS: [&str; 6] = [
 /// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
 const CLUSTER: [&[&str]; 8] = [
     &[
-        "chance", "codec", "crypto", "error", "follower", "guarded", "keyed", "mode", "monitor",
-        "no_kcp", "polled", "reactors", "roles", "text", "uuid", "watch",
+        "chance", "codec", "crypto", "ending", "error", "follower", "guarded", "keyed", "mode",
+        "monitor", "no_kcp", "polled", "reactors", "roles", "text", "uuid", "watch",
     ],
     &["packet", "drpc", "backends", "over_kcp"],
     &[

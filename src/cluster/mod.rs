@@ -55,6 +55,8 @@ pub mod crypto;
 pub mod dispatch;
 pub mod drpc;
 mod embedded;
+#[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]
+mod ending;
 mod error;
 pub mod eventbus;
 mod follower;

@@ -1,23 +1,25 @@
 use std::thread;
 use std::time::Duration;
 
+use super::ending::Ending;
 use super::{Error, Watch, watch};
 
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Watches what `poll` returns, on a thread: at the first call for a position at once, and then when it may have changed or after some
-/// seconds.
+/// seconds. What `poll` waits for is interrupted by the end of the watch.
 pub(super) fn watch_polled<T: Clone + PartialEq + Send + 'static, P: Default + Send + 'static>(
     backend: &'static str,
-    poll: impl Fn(&mut P) -> Result<T, Error> + Send + 'static,
+    poll: impl Fn(&mut P, &Ending) -> Result<T, Error> + Send + 'static,
 ) -> Result<Watch<T>, Error> {
     let mut position = P::default();
-    let mut last = poll(&mut position)?;
+    let mut last = poll(&mut position, &Ending::default())?;
     let (sender, watch) = watch();
+    let ending = Ending::of(&sender);
     sender.replace(last.clone());
     let follow = move || {
-        while !sender.is_closed() {
-            match poll(&mut position) {
+        while !ending.is_over() {
+            match poll(&mut position, &ending) {
                 Ok(new) => {
                     sender.set_lost(false);
                     if new != last {
@@ -25,11 +27,12 @@ pub(super) fn watch_polled<T: Clone + PartialEq + Send + 'static, P: Default + S
                         last = new;
                     }
                 }
+                Err(_) if ending.is_over() => {}
                 Err(error) => {
                     position = P::default();
                     log::debug!(target: "epicycle::cluster", "a watch: {error}");
                     sender.set_lost(true);
-                    thread::sleep(RETRY);
+                    ending.wait(RETRY);
                 }
             }
         }

@@ -47,7 +47,10 @@ struct State<T> {
     /// The sender has ended.
     over: bool,
     lost_since: Option<Instant>,
+    on_close: Option<OnClose>,
 }
+
+type OnClose = Box<dyn FnOnce() + Send>;
 
 /// Returns the two ends of a watch, for those who implement a backend.
 pub fn watch<T>() -> (WatchSender<T>, Watch<T>) {
@@ -57,6 +60,7 @@ pub fn watch<T>() -> (WatchSender<T>, Watch<T>) {
             closed: false,
             over: false,
             lost_since: None,
+            on_close: None,
         }),
         changed: Condvar::new(),
     });
@@ -140,6 +144,17 @@ impl<T> WatchSender<T> {
         self.0.state.lock().closed
     }
 
+    /// Calls `hook` when the watch ends, on the thread that ends it; at once if it has ended.
+    pub fn on_close(&self, hook: impl FnOnce() + Send + 'static) {
+        let mut state = self.0.state.lock();
+        if state.closed {
+            drop(state);
+            hook();
+        } else {
+            state.on_close = Some(Box::new(hook));
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut VecDeque<T>) -> (bool, VecDeque<T>)) -> bool {
         let mut state = self.0.state.lock();
         if state.closed {
@@ -185,9 +200,13 @@ impl<T> Shared<T> {
         let mut state = self.state.lock();
         state.closed = true;
         let waiting = std::mem::take(&mut state.waiting);
+        let on_close = state.on_close.take();
         drop(state);
         self.changed.notify_one();
         drop(waiting);
+        if let Some(hook) = on_close {
+            hook();
+        }
     }
 }
 

@@ -45,6 +45,16 @@ pub struct Request {
     body: Option<Bytes>,
     timeout: Option<Duration>,
     max_body: u64,
+    /// Called when it is under way.
+    started: Option<Started>,
+}
+
+type Started = Box<dyn FnOnce(Abort) + Send>;
+
+/// Ends a request that is under way.
+pub(crate) struct Abort {
+    client: Client,
+    id: u64,
 }
 
 /// The number of the next exchange.
@@ -85,6 +95,7 @@ impl Client {
             body: None,
             timeout: self.inner.options.timeout,
             max_body: self.inner.options.max_body,
+            started: None,
         }
     }
 
@@ -149,6 +160,14 @@ impl Client {
     }
 }
 
+#[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]
+impl Abort {
+    /// The request fails with [`FetchError::Stopped`], unless it is over.
+    pub(crate) fn abort(self) {
+        self.client.signal(self.id, Signal::Abandon);
+    }
+}
+
 impl Request {
     /// Adds a header. It replaces a [default header](super::Builder::header) of the same name. `Host`, `Content-Length` and
     /// other headers of the connection are written by the client.
@@ -175,6 +194,13 @@ impl Request {
     /// A longer one is [`FetchError::TooLong`]. Default: that of the [client](super::Builder::max_body).
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.max_body = bytes;
+        self
+    }
+
+    /// Passes what can end the request to another thread, as soon as it is under way.
+    #[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]
+    pub(crate) fn on_start(mut self, started: impl FnOnce(Abort) + Send + 'static) -> Self {
+        self.started = Some(Box::new(started));
         self
     }
 
@@ -251,6 +277,10 @@ impl Request {
                     reply,
                 };
                 self.client.submit(id, job);
+                if let Some(started) = self.started {
+                    let client = self.client;
+                    started(Abort { client, id });
+                }
             }
             Err(error) => reply.fail(error),
         }

@@ -113,6 +113,8 @@ pub use ::http::Response;
 
 pub use self::body::Body;
 pub use self::builder::Builder;
+#[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]
+pub(crate) use self::client::Abort;
 pub use self::client::{Client, Request};
 pub use self::error::FetchError;
 pub use self::fetcher::{Fetcher, Session};

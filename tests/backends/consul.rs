@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::registries::{self, node};
 use crate::standin::{Reply, Request, Standin};
+use crate::util::eventually;
 use crate::vectors::rows;
 
 #[derive(Default)]
@@ -24,6 +25,8 @@ struct State {
     index: u64,
     services: BTreeMap<String, Value>,
     token: Option<String>,
+    /// Queries that it has held.
+    held: usize,
 }
 
 impl Agent {
@@ -65,7 +68,8 @@ impl Agent {
         let wait = request.params["wait"].strip_suffix("ms").expect("is in ms");
         let wait = Duration::from_millis(wait.parse().expect("is a number"));
         if index > 0 {
-            let same = |state: &mut State| state.index == index;
+            state.held += 1;
+            let same = |state: &mut State| state.index.max(1) == index;
             let waited = self.changed.wait_timeout_while(state, wait, same);
             state = waited.expect("is whole").0;
         }
@@ -112,12 +116,37 @@ fn a_record_that_is_forgotten_is_written_again() {
 
 #[test]
 fn a_server_that_is_lost_is_found_again() {
-    let (_agent, server) = start();
+    let (_agent, mut server) = start();
     let consul = open(&server);
     let registry = ConsulRegistry::new(&consul);
-    registries::a_server_that_is_lost_is_found_again(server, registry, move || {
-        consul.stats().is_up
+    let is_up = || consul.stats().is_up;
+    let mut watch = registries::a_server_that_is_lost_is_found_again(&mut server, &registry, is_up);
+    // The watch waits for up to a minute, but the beats of the records notice it sooner.
+    server.pause();
+    eventually("the beats notice", || !is_up());
+    assert!(watch.try_next().is_none());
+    server.resume();
+    eventually("they notice it again", is_up);
+    registry.register(&node("node-3")).expect("registers");
+    let mut ids = Vec::new();
+    while ids != ["node-1", "node-2", "node-3"] {
+        let list = watch.next().expect("is open");
+        ids = list.into_iter().map(|instance| instance.id).collect();
+    }
+}
+
+#[test]
+fn the_end_of_a_watch_ends_the_query_that_the_agent_holds() {
+    let (agent, server) = start();
+    let registry = registry(&server);
+    let mut watch = registry.watch("node").expect("watches");
+    assert!(watch.next().expect("is open").is_empty());
+    eventually("the agent holds a query", || {
+        agent.state.lock().expect("is whole").held == 1
     });
+    assert_eq!(server.connections(), 1);
+    drop(watch);
+    eventually("the connection is closed", || server.connections() == 0);
 }
 
 #[test]

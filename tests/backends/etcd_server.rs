@@ -1,21 +1,22 @@
 //! An etcd server of a test's own.
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use epicycle::cluster::backends::Etcd;
 use epicycle::fetch::Client;
 
-use crate::process::{Process, free_port};
+use crate::process::{self, free_port, is_server};
 use crate::util::client::TempPath;
 use crate::util::eventually;
 
 pub(crate) struct Server {
-    pub(crate) port: u16,
-    peer_port: u16,
-    data: TempPath,
-    process: Process,
+    server: process::Server,
+    data: Arc<TempPath>,
 }
+
+is_server!(Server);
 
 impl Server {
     /// Starts a server, or tells that there is none here.
@@ -24,16 +25,31 @@ impl Server {
     }
 
     pub(crate) fn start_at(port: u16) -> Option<Self> {
-        let (peer_port, data) = (free_port(), TempPath::new());
-        let process = spawn(port, peer_port, &data)?;
-        let server = Self {
-            port,
-            peer_port,
-            data,
-            process,
-        };
-        server.await_answer();
+        let (peer, data) = (
+            format!("http://127.0.0.1:{}", free_port()),
+            Arc::new(TempPath::new()),
+        );
+        let folder = data.clone();
+        let server = process::Server::start_at(port, move |port| {
+            let client = format!("http://127.0.0.1:{port}");
+            let mut command = Command::new("etcd");
+            command.arg("--data-dir").arg(&folder.0);
+            command.args(["--listen-client-urls", &client]);
+            command.args(["--advertise-client-urls", &client]);
+            command.args(["--listen-peer-urls", &peer]);
+            command.args(["--initial-advertise-peer-urls", &peer]);
+            command.args(["--initial-cluster", &format!("default={peer}")]);
+            command
+        })?;
+        let server = Self { server, data };
+        server.await_health();
         Some(server)
+    }
+
+    /// Starts it anew, with what it has stored.
+    pub(crate) fn restart(&mut self) {
+        self.server.restart();
+        self.await_health();
     }
 
     pub(crate) fn url(&self) -> String {
@@ -42,24 +58,6 @@ impl Server {
 
     pub(crate) fn open(&self) -> Etcd {
         Etcd::open(&self.url()).expect("is a URL")
-    }
-
-    pub(crate) fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    /// Starts it anew, with what it has stored.
-    pub(crate) fn restart(&mut self) {
-        self.process = spawn(self.port, self.peer_port, &self.data).expect("starts again");
-        self.await_answer();
-    }
-
-    pub(crate) fn pause(&self) {
-        self.process.pause();
-    }
-
-    pub(crate) fn resume(&self) {
-        self.process.resume();
     }
 
     /// Runs etcd's own client.
@@ -76,7 +74,8 @@ impl Server {
         out
     }
 
-    fn await_answer(&self) {
+    /// It listens before it serves.
+    fn await_health(&self) {
         let client = Client::new().expect("starts");
         eventually("etcd answers", || {
             let asked = client.get(format!("{}/health", self.url()));
@@ -88,24 +87,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.process.kill();
+        self.server.kill();
         let _ = std::fs::remove_dir_all(&self.data.0);
     }
-}
-
-fn spawn(port: u16, peer_port: u16, data: &TempPath) -> Option<Process> {
-    let (client, peer) = (
-        format!("http://127.0.0.1:{port}"),
-        format!("http://127.0.0.1:{peer_port}"),
-    );
-    Process::start(
-        Command::new("etcd")
-            .arg("--data-dir")
-            .arg(&data.0)
-            .args(["--listen-client-urls", &client])
-            .args(["--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer])
-            .args(["--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")]),
-    )
 }

@@ -149,6 +149,9 @@ fn brokers_that_are_lost_are_found_again() {
     let error = bus.publish("login", "lost").expect_err("is lost");
     assert!(matches!(error, Error::Backend { .. }), "{error}");
     assert!(!kafka.stats().is_up);
+    let second = bus.subscribe("login", Box::new(|_| {}));
+    let error = second.expect_err("a second subscriber is told so");
+    assert!(matches!(error, Error::Backend { .. }), "{error}");
     cluster.broker_up(1).expect("comes");
     eventually("it is found", || bus.publish("login", "after").is_ok());
     eventually("the subscription goes on", || next(&receiver) == "after");

@@ -13,6 +13,7 @@ mod util;
 mod vectors;
 
 mod bus;
+mod bus_faults;
 mod center;
 mod consul;
 mod etcd_registry;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::registries::{self, node};
 use crate::standin::{Reply, Request, Standin};
+use crate::util::eventually;
 
 #[derive(Default)]
 struct State {
@@ -115,10 +116,18 @@ fn a_record_that_is_forgotten_is_written_again() {
 
 #[test]
 fn a_server_that_is_lost_is_found_again() {
-    let (_state, server) = start();
+    let (_state, mut server) = start();
     let nacos = open(&server);
     let registry = NacosRegistry::new(&nacos);
-    registries::a_server_that_is_lost_is_found_again(server, registry, move || nacos.stats().is_up);
+    let is_up = || nacos.stats().is_up;
+    let mut watch = registries::a_server_that_is_lost_is_found_again(&mut server, &registry, is_up);
+    let handle = watch.handle();
+    server.pause();
+    eventually("the watch notices", || handle.lost_since().is_some());
+    assert!(watch.try_next().is_none());
+    server.resume();
+    eventually("the watch goes on", || handle.lost_since().is_none());
+    assert!(is_up());
 }
 
 #[test]

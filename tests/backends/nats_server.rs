@@ -6,14 +6,14 @@ use std::process::Command;
 
 use epicycle::cluster::backends::Nats;
 
-use crate::process::{Process, free_port};
-use crate::util::{LONG, await_some};
+use crate::process::{self, free_port, is_server};
+use crate::util::LONG;
 
 pub(crate) struct Server {
-    pub(crate) port: u16,
-    args: Vec<String>,
-    process: Process,
+    server: process::Server,
 }
+
+is_server!(Server);
 
 impl Server {
     /// Starts a server, or tells that there is none here.
@@ -22,15 +22,17 @@ impl Server {
     }
 
     pub(crate) fn start_at(port: u16, args: &[&str]) -> Option<Self> {
+        // It may be where only root looks for programs.
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let process = spawn(port, &args)?;
-        let server = Self {
-            port,
-            args,
-            process,
-        };
-        server.await_answer();
-        Some(server)
+        let server = process::Server::start_at(port, move |port| {
+            let mut command = Command::new("nats-server");
+            command.env("PATH", &path);
+            command.args(["-a", "127.0.0.1", "-p", &port.to_string()]);
+            command.args(&args);
+            command
+        });
+        server.map(|server| Self { server })
     }
 
     pub(crate) fn url(&self) -> String {
@@ -51,40 +53,6 @@ impl Server {
         stranger.settle();
         stranger
     }
-
-    pub(crate) fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    pub(crate) fn restart(&mut self) {
-        self.process = spawn(self.port, &self.args).expect("starts again");
-        self.await_answer();
-    }
-
-    pub(crate) fn pause(&self) {
-        self.process.pause();
-    }
-
-    pub(crate) fn resume(&self) {
-        self.process.resume();
-    }
-
-    fn await_answer(&self) {
-        await_some("the server listens", || {
-            TcpStream::connect(("127.0.0.1", self.port)).ok()
-        });
-    }
-}
-
-fn spawn(port: u16, args: &[String]) -> Option<Process> {
-    // It may be where only root looks for programs.
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    Process::start(
-        Command::new("nats-server")
-            .env("PATH", &path)
-            .args(["-a", "127.0.0.1", "-p", &port.to_string()])
-            .args(args),
-    )
 }
 
 pub(crate) struct Stranger(BufReader<TcpStream>);

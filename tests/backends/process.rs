@@ -100,8 +100,30 @@ impl Server {
     }
 
     fn await_answer(&self) {
+        // With a password too, a server lets a connection come about.
         await_some("the server listens", || {
             TcpStream::connect(("127.0.0.1", self.port)).ok()
         });
     }
 }
+
+/// Lets a server of some kind do what each can do.
+macro_rules! is_server {
+    ($name:ident) => {
+        impl std::ops::Deref for $name {
+            type Target = crate::process::Server;
+
+            fn deref(&self) -> &Self::Target {
+                &self.server
+            }
+        }
+
+        impl std::ops::DerefMut for $name {
+            fn deref_mut(&mut self) -> &mut Self::Target {
+                &mut self.server
+            }
+        }
+    };
+}
+
+pub(crate) use is_server;

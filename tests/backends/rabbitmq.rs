@@ -246,6 +246,9 @@ fn a_server_that_is_lost_is_found_again() {
     server.kill();
     eventually("it is lost", || bus.publish("login", "lost").is_err());
     assert!(!rabbitmq.stats().is_up);
+    eventually("a second subscriber is told so", || {
+        bus.subscribe("login", Box::new(|_| {})).is_err()
+    });
     server.restart();
     let found = || {
         let _ = bus.publish("login", "after");

@@ -5,16 +5,16 @@ use std::process::Command;
 use epicycle::cluster::backends::Redis;
 use redis::{Client, Connection};
 
-use crate::process::{Process, free_port};
+use crate::process::{self, Process, free_port, is_server};
 use crate::util::await_some;
 use crate::util::client::TempPath;
 
 /// A server that ends with the test.
 pub(crate) struct Server {
-    pub(crate) port: u16,
-    args: Vec<String>,
-    process: Process,
+    server: process::Server,
 }
+
+is_server!(Server);
 
 impl Server {
     /// Starts a server, or tells that there is none here.
@@ -22,20 +22,21 @@ impl Server {
         Self::start_at(free_port(), args)
     }
 
+    /// When it is started again, it has nothing of what it had.
     pub(crate) fn start_at(port: u16, args: &[&str]) -> Option<Self> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let process = spawn(port, &args)?;
-        let server = Self {
-            port,
-            args,
-            process,
-        };
-        server.await_answer();
-        Some(server)
+        let server = process::Server::start_at(port, move |port| {
+            let mut command = Command::new("redis-server");
+            command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+            command.args(["--save", "", "--appendonly", "no", "--dir"]);
+            command.arg(std::env::temp_dir()).args(&args);
+            command
+        });
+        server.map(|server| Self { server })
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.address())
     }
 
     pub(crate) fn open(&self) -> Redis {
@@ -48,49 +49,6 @@ impl Server {
             Client::open(self.url()).ok()?.get_connection().ok()
         })
     }
-
-    pub(crate) fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    /// Starts it anew at its port, with nothing of what it had.
-    pub(crate) fn restart(&mut self) {
-        self.process = spawn(self.port, &self.args).expect("starts again");
-        self.await_answer();
-    }
-
-    pub(crate) fn pause(&self) {
-        self.process.pause();
-    }
-
-    pub(crate) fn resume(&self) {
-        self.process.resume();
-    }
-
-    fn await_answer(&self) {
-        // With a password too, the server answers that there is one.
-        await_some("the server listens", || {
-            std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
-        });
-    }
-}
-
-fn spawn(port: u16, args: &[String]) -> Option<Process> {
-    let dir = std::env::temp_dir();
-    Process::start(
-        Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-            ])
-            .args(["--appendonly", "no", "--dir"])
-            .arg(dir)
-            .args(args),
-    )
 }
 
 /// A sentinel that watches a server.

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
+use rustix::net::{RecvFlags, recv};
 
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -64,6 +65,17 @@ impl Standin {
 
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns the number of connections that clients hold open.
+    pub(crate) fn connections(&self) -> usize {
+        let connections = self.running.connections.lock().expect("is whole");
+        let is_open = |stream: &&TcpStream| {
+            // Nothing is read here but the end.
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            !matches!(recv(stream, &mut [0; 1], flags), Ok((_, 0)))
+        };
+        connections.iter().filter(is_open).count()
     }
 
     pub(crate) fn kill(&self) {

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::BackendStats;
 use super::http::{HttpServers, HttpSettings, Problem, excerpt};
 use crate::cluster::Error;
+use crate::cluster::ending::Ending;
 use crate::fetch::Request;
 use crate::tls::TlsClient;
 
@@ -33,6 +34,9 @@ pub(in crate::cluster) struct Indexed<T> {
     pub(in crate::cluster) value: T,
     pub(in crate::cluster) index: u64,
 }
+
+/// An agent holds a query for this time at most.
+const HELD: Duration = Duration::from_secs(60);
 
 impl Consul {
     /// Returns the agent of a URL, such as `http://127.0.0.1:8500`. Nothing is dialled yet.
@@ -84,21 +88,25 @@ impl Consul {
         })
     }
 
-    /// Returns what the agent knows as soon as it has changed since `index`, or else after `wait`. 0 is before all changes.
+    /// Returns what the agent knows as soon as it has changed since `index`, or else after a minute. 0 is before all changes.
     pub(in crate::cluster) fn get<T: DeserializeOwned>(
         &self,
         path: &str,
         index: u64,
-        wait: Duration,
+        ending: &Ending,
     ) -> Result<Indexed<Option<T>>, Error> {
         let servers = &self.0.servers;
         servers.attempt(|url| {
             let mark = if path.contains('?') { '&' } else { '?' };
-            let query = format!("{mark}index={index}&wait={}ms", wait.as_millis());
+            let query = format!("{mark}index={index}&wait={}ms", HELD.as_millis());
             let request = servers.client().get(format!("{url}{path}{query}"));
             // It holds a request for up to a sixteenth longer.
-            let request = servers.patiently(self.authorized(request), wait + wait / 16);
-            let response = request.send().map_err(Problem::lost)?;
+            let request = servers.patiently(self.authorized(request), HELD + HELD / 16);
+            let response = ending.interrupt(request).send();
+            let response = response.map_err(|error| match ending.is_over() {
+                true => Problem::Ended,
+                false => Problem::lost(error),
+            })?;
             let status = response.status().as_u16();
             let header = response.headers().get("X-Consul-Index");
             let new = header.and_then(|value| std::str::from_utf8(value.as_ref()).ok());

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::BackendStats;
 use super::http::{HttpServers, HttpSettings, Problem, excerpt};
 use crate::cluster::Error;
+use crate::cluster::ending::Ending;
 use crate::fetch::{Body, FetchError};
 use crate::tls::TlsClient;
 
@@ -98,11 +99,16 @@ impl Etcd {
         path: &str,
         request: &impl Serialize,
         turn: Duration,
+        ending: &Ending,
     ) -> Result<Stream, Error> {
         let body = serde_json::to_vec(request).map_err(|error| Error::Codec(Arc::new(error)))?;
         self.0.servers.attempt(|url| {
             let request = self.request(url, path, &body)?.timeout(turn);
-            let response = request.stream().map_err(Problem::lost)?;
+            let response = ending.interrupt(request).stream();
+            let response = response.map_err(|error| match ending.is_over() {
+                true => Problem::Ended,
+                false => Problem::lost(error),
+            })?;
             let status = response.status().as_u16();
             let mut lines = BufReader::new(response.into_body());
             if status != 200 {

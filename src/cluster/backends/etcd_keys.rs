@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::etcd::{Base64, Etcd, Number, end_of_prefix, etcd_error};
+use crate::cluster::ending::Ending;
 use crate::cluster::{Error, Watch, WatchSender, watch};
 
 /// The keys of etcd that begin with a prefix, with their values.
@@ -74,7 +75,7 @@ struct Change {
 type Position<T> = (BTreeMap<Vec<u8>, T>, i64);
 
 const RETRY: Duration = Duration::from_millis(500);
-/// A watch is begun anew after this time, from where it was. So a server that hangs is noticed, and the end of the watch.
+/// A watch is begun anew after this time, from where it was. So a server that hangs is noticed.
 const TURN: Duration = Duration::from_secs(5);
 
 impl Etcd {
@@ -129,16 +130,17 @@ impl<T: Clone + Send + 'static> EtcdKeys<T> {
     }
 
     fn follow(&self, sender: &WatchSender<Vec<T>>, listed: Position<T>) {
-        let mut position = Some(listed);
-        while !sender.is_closed() {
-            match self.follow_for_a_turn(sender, &mut position) {
+        let (mut position, ending) = (Some(listed), Ending::of(sender));
+        while !ending.is_over() {
+            match self.follow_for_a_turn(sender, &ending, &mut position) {
                 Ok(()) => sender.set_lost(false),
+                Err(_) if ending.is_over() => {}
                 Err(error) => {
                     // The next attempt tells everything that has changed meanwhile.
                     position = None;
                     log::debug!(target: "epicycle::cluster", "the watch of {}: {error}", self.prefix);
                     sender.set_lost(true);
-                    thread::sleep(RETRY);
+                    ending.wait(RETRY);
                 }
             }
         }
@@ -147,6 +149,7 @@ impl<T: Clone + Send + 'static> EtcdKeys<T> {
     fn follow_for_a_turn(
         &self,
         sender: &WatchSender<Vec<T>>,
+        ending: &Ending,
         position: &mut Option<Position<T>>,
     ) -> Result<(), Error> {
         #[derive(Serialize)]
@@ -166,7 +169,7 @@ impl<T: Clone + Send + 'static> EtcdKeys<T> {
         let create = Create {
             create_request: self.range(Some(Number(*revision + 1))),
         };
-        let mut stream = self.etcd.stream("/v3/watch", &create, TURN)?;
+        let mut stream = self.etcd.stream("/v3/watch", &create, TURN, ending)?;
         while let Some(Watched { result }) = stream.next()? {
             let Some(changes) = result else {
                 return Err(etcd_error("etcd refuses the watch"));

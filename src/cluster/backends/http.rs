@@ -37,6 +37,9 @@ pub(super) enum Problem {
     /// It has not answered, or cannot serve now. Another one may.
     Lost(String),
     Refused(String),
+    /// Nobody waits for the answer any more.
+    #[cfg(any(feature = "consul", feature = "etcd"))]
+    Ended,
     /// The token is no longer valid.
     #[cfg_attr(
         not(any(feature = "etcd", feature = "nacos")),
@@ -149,6 +152,8 @@ impl HttpServers {
                     self.answered();
                     return Err(self.error("the token of the user is refused"));
                 }
+                #[cfg(any(feature = "consul", feature = "etcd"))]
+                Err(Problem::Ended) => return Err(self.error("the watch has ended")),
                 Err(Problem::Lost(problem)) => last = format!("{url}: {problem}"),
             }
         }

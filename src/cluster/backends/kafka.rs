@@ -58,6 +58,7 @@ pub(in crate::cluster) struct Received {
 /// A subscription. Its drop ends it.
 pub(in crate::cluster) struct KafkaSubscription {
     is_over: Arc<AtomicBool>,
+    health: Arc<Mutex<Health>>,
 }
 
 const BACKEND: &str = "kafka";
@@ -142,7 +143,10 @@ impl Kafka {
             .map_err(|error| {
                 Error::backend(BACKEND, format!("no thread for a subscription: {error}"))
             })?;
-        Ok(KafkaSubscription { is_over })
+        Ok(KafkaSubscription {
+            is_over,
+            health: self.0.health.clone(),
+        })
     }
 
     /// Returns where a subscription begins in each partition: behind what the group has handled, or else at the end. So a message that
@@ -210,6 +214,8 @@ fn receive(
     while !is_over.load(Ordering::Acquire) {
         match consumer.poll(TURN) {
             None => {}
+            // Another subscription may have begun meanwhile, which gets it.
+            Some(Ok(_)) if is_over.load(Ordering::Acquire) => return,
             Some(Ok(message)) => {
                 consumer.context().health.lock().answered(BACKEND);
                 let received = Received {
@@ -275,6 +281,16 @@ impl ProducerContext for Context {
         };
         // Nobody waits any more if the time is over.
         let _ = sender.try_send(result);
+    }
+}
+
+impl KafkaSubscription {
+    /// Returns an error if the brokers are lost.
+    pub(in crate::cluster) fn confirm(&self) -> Result<(), Error> {
+        match self.health.lock().problem() {
+            Some(problem) => Err(Error::backend(BACKEND, problem)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::BackendStats;
 use super::health::Health;
 use crate::cluster::Error;
+use crate::engine::connect::{Backoff, Reconnect};
 
 /// Connections to a backend. Each serves one call at a time.
 pub(super) struct Pool<D: Dial> {
@@ -47,13 +48,13 @@ struct State<C> {
     open: usize,
     waiting: usize,
     health: Health,
+    backoff: Backoff,
     down: Option<Down>,
 }
 
 /// A backend that could not be reached.
 struct Down {
     problem: String,
-    delay: Duration,
     dial_at: Instant,
 }
 
@@ -72,6 +73,7 @@ impl<D: Dial> Pool<D> {
             open: 0,
             waiting: 0,
             health: Health::default(),
+            backoff: Backoff::default(),
             down: None,
         };
         Self {
@@ -206,17 +208,14 @@ impl<D: Dial> Pool<D> {
         is_dial: bool,
     ) {
         state.health.lost(D::BACKEND, &problem);
-        let before = state.down.as_ref().map(|down| down.delay);
-        let delay = match before {
-            Some(delay) if is_dial => (delay * 2).min(LONGEST_DELAY),
-            Some(delay) => delay,
-            None => FIRST_DELAY,
-        };
-        state.down = Some(Down {
-            problem,
-            delay,
-            dial_at: Instant::now() + delay,
-        });
+        let now = Instant::now();
+        let is_told = state.down.as_ref().is_some_and(|down| now < down.dial_at);
+        // Calls that fail together are one failure.
+        if is_dial || !is_told {
+            let policy = Reconnect::new(FIRST_DELAY, LONGEST_DELAY);
+            let dial_at = now + state.backoff.after_failure(&policy);
+            state.down = Some(Down { problem, dial_at });
+        }
         self.freed.notify_all();
     }
 
@@ -244,6 +243,7 @@ impl<'p, D: Dial> Lease<'p, D> {
         let now = Instant::now();
         let mut state = self.pool.state.lock();
         state.down = None;
+        state.backoff = Backoff::default();
         state.health.answered(D::BACKEND);
         if let Some(connection) = self.connection.take() {
             state.idle.push((connection, now));

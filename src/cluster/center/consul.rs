@@ -1,5 +1,4 @@
 use std::fmt;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -7,6 +6,7 @@ use serde::Deserialize;
 
 use super::{Configuration, Mode, Source};
 use crate::cluster::backends::{Consul, escape};
+use crate::cluster::ending::Ending;
 use crate::cluster::polled::watch_polled;
 use crate::cluster::{Error, Watch};
 
@@ -26,9 +26,6 @@ struct Pair {
     /// In base64.
     value: Option<String>,
 }
-
-/// A query is held for this time at most. So an agent that hangs is noticed, and the end of the watch.
-const TURN: Duration = Duration::from_secs(5);
 
 impl ConsulSource {
     /// Returns the source at the path of due, `config`, for reading.
@@ -58,9 +55,9 @@ impl ConsulSource {
         format!("/v1/kv/{}", parts.join("/"))
     }
 
-    fn poll(&self, index: &mut u64) -> Result<Vec<Configuration>, Error> {
+    fn poll(&self, index: &mut u64, ending: &Ending) -> Result<Vec<Configuration>, Error> {
         let path = format!("{}?recurse=true", self.key(""));
-        let found = self.consul.get::<Vec<Pair>>(&path, *index, TURN)?;
+        let found = self.consul.get::<Vec<Pair>>(&path, *index, ending)?;
         *index = found.index;
         let mut files = Vec::new();
         for pair in found.value.unwrap_or_default() {
@@ -89,7 +86,7 @@ impl Source for ConsulSource {
 
     fn load(&self) -> Result<Vec<Configuration>, Error> {
         self.mode.check_read()?;
-        self.poll(&mut 0)
+        self.poll(&mut 0, &Ending::default())
     }
 
     fn store(&self, file: &str, content: &[u8]) -> Result<(), Error> {
@@ -104,7 +101,7 @@ impl Source for ConsulSource {
     fn watch(&self) -> Result<Watch<Vec<Configuration>>, Error> {
         self.mode.check_read()?;
         let own = self.clone();
-        watch_polled("consul", move |index| own.poll(index))
+        watch_polled("consul", move |index, ending| own.poll(index, ending))
     }
 }
 

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::thread;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -121,9 +120,9 @@ impl Source for NacosSource {
     fn watch(&self) -> Result<Watch<Vec<Configuration>>, Error> {
         self.mode.check_read()?;
         let own = self.clone();
-        watch_polled("nacos", move |is_later: &mut bool| {
+        watch_polled("nacos", move |is_later: &mut bool, ending| {
             if *is_later {
-                thread::sleep(PAUSE);
+                ending.wait(PAUSE);
             }
             *is_later = true;
             own.read()

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -42,6 +43,8 @@ struct Subscriber {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Arc<Delivery>>,
+    /// The handler waits for whoever brings messages, who must not wait for it in turn.
+    is_awaited: bool,
     over: bool,
 }
 
@@ -60,6 +63,13 @@ pub(super) type Done = Box<dyn Fn() + Send + Sync>;
 pub(super) const QUEUE: usize = 1024;
 /// The maximum number of subscriptions.
 const MAX: usize = 1024;
+/// A queue for which nobody may wait can be so many times as long as it should.
+const GROWTH: usize = 16;
+
+thread_local! {
+    /// The subscriber whose handler runs on this thread.
+    static CURRENT: RefCell<Option<Arc<Subscriber>>> = const { RefCell::new(None) };
+}
 
 impl Fanout {
     pub(super) fn new(queue: usize, when_full: WhenFull) -> Self {
@@ -130,17 +140,6 @@ impl Fanout {
         })
     }
 
-    /// Returns true if a topic has a subscriber.
-    #[cfg(any(
-        feature = "kafka",
-        feature = "nats",
-        feature = "rabbitmq",
-        feature = "redis"
-    ))]
-    pub(super) fn has(&self, topic: &str) -> bool {
-        self.0.topics.lock().by_name.contains_key(topic)
-    }
-
     pub(super) fn stats(&self) -> BusStats {
         let counters = &self.0.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -158,13 +157,27 @@ impl Subscriber {
     /// Returns true if another message was dropped for this one.
     fn push(&self, delivery: Arc<Delivery>, max: usize, when_full: WhenFull) -> bool {
         let mut state = self.state.lock();
-        while when_full == WhenFull::Block && state.waiting.len() >= max && !state.over {
+        let is_own = CURRENT.with_borrow(|current| {
+            current
+                .as_ref()
+                .is_some_and(|current| std::ptr::eq(&**current, self))
+        });
+        let grown = max.saturating_mul(GROWTH);
+        while when_full == WhenFull::Block
+            && !is_own
+            && !state.over
+            && state.waiting.len() >= if state.is_awaited { grown } else { max }
+        {
             self.changed.wait(&mut state);
         }
         if state.over {
             return false;
         }
-        let dropped = state.waiting.len() >= max;
+        let most = match when_full {
+            WhenFull::Block => grown,
+            WhenFull::DropOldest => max,
+        };
+        let dropped = state.waiting.len() >= most;
         if dropped {
             state.waiting.pop_front();
         }
@@ -174,7 +187,8 @@ impl Subscriber {
         dropped
     }
 
-    fn run(&self, mut handler: Handler, counters: &Counters) {
+    fn run(self: Arc<Self>, mut handler: Handler, counters: &Counters) {
+        CURRENT.set(Some(self.clone()));
         loop {
             let mut state = self.state.lock();
             while state.waiting.is_empty() && !state.over {
@@ -201,6 +215,26 @@ impl Subscriber {
             }
         }
     }
+}
+
+/// Does `work`. If it is a handler that calls this, its queue may grow meanwhile, so that whoever brings it messages does not wait for it.
+#[cfg(any(
+    feature = "kafka",
+    feature = "nats",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
+pub(super) fn with_room<R>(work: impl FnOnce() -> R) -> R {
+    let current = CURRENT.with_borrow(Clone::clone);
+    if let Some(current) = &current {
+        current.state.lock().is_awaited = true;
+        current.changed.notify_all();
+    }
+    let result = work();
+    if let Some(current) = &current {
+        current.state.lock().is_awaited = false;
+    }
+    result
 }
 
 /// A subscription. Its drop ends it.

@@ -72,6 +72,10 @@ impl Carrier for Topics {
                 fanout.deliver_json("kafka", &topic_here, payload, Some(done));
             })
     }
+
+    fn confirm(&self, subscription: &KafkaSubscription) -> Result<(), Error> {
+        subscription.confirm()
+    }
 }
 
 impl EventBus for KafkaEventBus {

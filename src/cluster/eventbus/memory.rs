@@ -35,8 +35,8 @@ impl Default for MemoryEventBus {
 }
 
 impl EventBus for MemoryEventBus {
-    /// Calls of one thread keep their order. A handler that publishes to its own topic must not block: use
-    /// [`WhenFull::DropOldest`].
+    /// Calls of one thread keep their order. A handler never waits for its own queue, also with [`WhenFull::Block`]: when it publishes to
+    /// its topic, the queue can be 16 times as long, and then the oldest message is dropped.
     fn publish(&self, topic: &str, payload: &str) -> Result<(), Error> {
         check(topic)?;
         self.0.count_published();

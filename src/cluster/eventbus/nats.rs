@@ -60,6 +60,10 @@ impl Carrier for Subjects {
             fanout.deliver_json("nats", &topic_here, payload, None);
         })
     }
+
+    fn confirm(&self, subscription: &NatsSubscription) -> Result<(), Error> {
+        subscription.confirm()
+    }
 }
 
 impl EventBus for NatsEventBus {

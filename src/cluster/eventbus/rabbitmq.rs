@@ -59,6 +59,10 @@ impl Carrier for Keys {
                 fanout.deliver_json("rabbitmq", &topic_here, payload, Some(done));
             })
     }
+
+    fn confirm(&self, subscription: &RabbitMqSubscription) -> Result<(), Error> {
+        subscription.confirm()
+    }
 }
 
 impl EventBus for RabbitMqEventBus {

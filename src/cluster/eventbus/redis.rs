@@ -86,6 +86,10 @@ impl Carrier for Channels {
             name,
         })
     }
+
+    fn confirm(&self, channel: &Channel) -> Result<(), Error> {
+        channel.subscriptions.confirm(&channel.name, TIMEOUT)
+    }
 }
 
 impl EventBus for RedisEventBus {

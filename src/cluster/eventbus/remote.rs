@@ -4,27 +4,41 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::fanout::{Done, Fanout, Subscribed};
+use super::fanout::{Done, Fanout, Subscribed, with_room};
 use super::{BusStats, Handler, Message, Subscription, WhenFull, check};
 use crate::cluster::Error;
+use crate::cluster::keyed::Keyed;
 
 /// An event bus at a backend, with one subscription there for each topic that has subscribers here.
 pub(super) struct Remote<C: Carrier> {
     pub(super) carrier: C,
     fanout: Fanout,
-    /// By topic. It is locked while a subscription is begun or ended, so that the two cannot cross.
-    subscriptions: Mutex<HashMap<String, C::Subscription>>,
+    /// By name. It is not locked while the backend is called, so that the end of a subscription never waits for it.
+    topics: Mutex<Topics<C>>,
+    /// The topics whose subscription is being made.
+    making: Keyed<String>,
+}
+
+type Topics<C> = HashMap<String, Topic<<C as Carrier>::Subscription>>;
+
+struct Topic<S> {
+    subscription: Option<Arc<S>>,
+    /// Subscribers, and those that are about to be.
+    users: usize,
 }
 
 /// A backend that carries messages.
 pub(super) trait Carrier: fmt::Debug + Send + Sync + 'static {
-    /// Ends the subscription when it is dropped.
-    type Subscription: Send;
+    /// Ends the subscription when it is dropped, without waiting for the backend. A new one may be made meanwhile.
+    type Subscription: Send + Sync + 'static;
 
     fn publish(&self, topic: &str, json: &str) -> Result<(), Error>;
 
     /// Gives each message of a topic to `fanout`.
     fn subscribe(&self, topic: &str, fanout: &Fanout) -> Result<Self::Subscription, Error>;
+
+    /// Returns an error if messages do not come, since the backend is lost.
+    fn confirm(&self, subscription: &Self::Subscription) -> Result<(), Error>;
 }
 
 impl<C: Carrier> Remote<C> {
@@ -32,7 +46,8 @@ impl<C: Carrier> Remote<C> {
         Arc::new(Self {
             carrier,
             fanout: Fanout::new(messages, when_full),
-            subscriptions: Mutex::default(),
+            topics: Mutex::default(),
+            making: Keyed::default(),
         })
     }
 
@@ -51,17 +66,34 @@ impl<C: Carrier> Remote<C> {
         handler: Handler,
     ) -> Result<Subscription, Error> {
         check(topic)?;
-        let mut subscriptions = self.subscriptions.lock();
-        let subscribed = self.fanout.subscribe(topic, handler)?;
-        if !subscriptions.contains_key(topic) {
-            let subscription = self.carrier.subscribe(topic, &self.fanout)?;
-            subscriptions.insert(topic.to_owned(), subscription);
-        }
-        Ok(Subscription::new(Unsubscribe {
-            subscribed: Some(subscribed),
+        // A backend's answer may be behind messages for the handler that calls this.
+        with_room(|| self.add(topic, handler))
+    }
+
+    fn add(self: &Arc<Self>, topic: &str, handler: Handler) -> Result<Subscription, Error> {
+        let unsubscribe = Unsubscribe {
+            subscribed: Some(self.fanout.subscribe(topic, handler)?),
             topic: topic.to_owned(),
             remote: self.clone(),
-        }))
+        };
+        let mut topics = self.topics.lock();
+        topics.entry(topic.to_owned()).or_default().users += 1;
+        drop(topics);
+        let _turn = self.making.take(topic.to_owned());
+        let topics = self.topics.lock();
+        let known = topics.get(topic);
+        let known = known.and_then(|topic| topic.subscription.clone());
+        drop(topics);
+        match known {
+            Some(known) => self.carrier.confirm(&known)?,
+            None => {
+                let new = Arc::new(self.carrier.subscribe(topic, &self.fanout)?);
+                if let Some(topic) = self.topics.lock().get_mut(topic) {
+                    topic.subscription = Some(new);
+                }
+            }
+        }
+        Ok(Subscription::new(unsubscribe))
     }
 
     pub(super) fn stats(&self) -> BusStats {
@@ -104,10 +136,25 @@ struct Unsubscribe<C: Carrier> {
 
 impl<C: Carrier> Drop for Unsubscribe<C> {
     fn drop(&mut self) {
-        let mut subscriptions = self.remote.subscriptions.lock();
         drop(self.subscribed.take());
-        if !self.remote.fanout.has(&self.topic) {
-            subscriptions.remove(&self.topic);
+        let mut topics = self.remote.topics.lock();
+        let mut ended = None;
+        if let Some(topic) = topics.get_mut(&self.topic) {
+            topic.users -= 1;
+            if topic.users == 0 {
+                ended = topics.remove(&self.topic);
+            }
+        }
+        drop(topics);
+        drop(ended);
+    }
+}
+
+impl<S> Default for Topic<S> {
+    fn default() -> Self {
+        Self {
+            subscription: None,
+            users: 0,
         }
     }
 }

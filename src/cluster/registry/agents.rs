@@ -5,6 +5,7 @@ use parking_lot::Mutex;
 
 use super::Instance;
 use super::keeper::{Keep, Keeper, Key, key};
+use crate::cluster::ending::Ending;
 use crate::cluster::polled::watch_polled;
 use crate::cluster::{Error, Watch};
 
@@ -27,8 +28,13 @@ pub(super) trait Agent: Send + Sync + 'static {
     fn remove(&self, instance: &Instance) -> Result<(), Error>;
 
     /// Returns the records of a name, at the first call for a position at once, and then when they may have changed or after some
-    /// seconds.
-    fn poll(&self, name: &str, position: &mut Self::Position) -> Result<Vec<Instance>, Error>;
+    /// time.
+    fn poll(
+        &self,
+        name: &str,
+        position: &mut Self::Position,
+        ending: &Ending,
+    ) -> Result<Vec<Instance>, Error>;
 }
 
 struct Shared<A: Agent> {
@@ -71,12 +77,15 @@ impl<A: Agent> Agents<A> {
     }
 
     pub(super) fn services(&self, name: &str) -> Result<Vec<Instance>, Error> {
-        self.0.agent.poll(name, &mut A::Position::default())
+        let (mut position, ending) = (A::Position::default(), Ending::default());
+        self.0.agent.poll(name, &mut position, &ending)
     }
 
     pub(super) fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
         let (own, name) = (self.0.clone(), name.to_owned());
-        watch_polled(A::BACKEND, move |position| own.agent.poll(&name, position))
+        watch_polled(A::BACKEND, move |position, ending| {
+            own.agent.poll(&name, position, ending)
+        })
     }
 }
 

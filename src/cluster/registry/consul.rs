@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +6,13 @@ use super::agents::{Agent, Agents, registry_of_agents};
 use super::{Instance, RouteSpec, ServiceEndpoint};
 use crate::cluster::Error;
 use crate::cluster::backends::{Consul, escape};
+use crate::cluster::ending::Ending;
 
 /// A registry on Consul, in the format of due: a service `KIND-ID` of the name, with the record in its metadata. Clones share it.
 ///
 /// Consul asks the port of the links for a sign of life every 10 seconds, and wants one from this side as often, which a thread of the
 /// registry gives. A service that has none is no longer listed, and 30 seconds later it is gone. If Consul has forgotten a service
-/// although the process lives, it is registered again. Each watch has a thread. It ends up to 5 seconds after the watch.
+/// although the process lives, it is registered again. Each watch has a thread.
 #[derive(Clone)]
 pub struct ConsulRegistry(Agents<Services>);
 
@@ -79,8 +79,6 @@ const MAX_VALUE: usize = 512;
 const INTERNAL: u8 = 1;
 const STATEFUL: u8 = 2;
 const AUTHORIZED: u8 = 4;
-/// A query is held for this time at most. So an agent that hangs is noticed, and the end of the watch.
-const TURN: Duration = Duration::from_secs(5);
 
 impl ConsulRegistry {
     /// Returns a registry.
@@ -157,9 +155,14 @@ impl Agent for Services {
         removed.map(drop)
     }
 
-    fn poll(&self, name: &str, position: &mut u64) -> Result<Vec<Instance>, Error> {
+    fn poll(
+        &self,
+        name: &str,
+        position: &mut u64,
+        ending: &Ending,
+    ) -> Result<Vec<Instance>, Error> {
         let path = format!("/v1/health/service/{}?passing", escape(name));
-        let listed = self.consul.get::<Vec<Listed>>(&path, *position, TURN)?;
+        let listed = self.consul.get::<Vec<Listed>>(&path, *position, ending)?;
         *position = listed.index;
         let services = listed.value.unwrap_or_default().into_iter();
         let mut list: Vec<_> = services

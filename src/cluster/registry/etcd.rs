@@ -13,8 +13,7 @@ use crate::cluster::{Error, Watch};
 /// A registry on etcd, in the format of due: the record of an instance is the JSON at `/services/NAME/ID`. Clones share it.
 ///
 /// A record ends 11 seconds after its server has died, or has lost etcd. A thread of the registry keeps the records of this process
-/// alive, and writes those again that have ended although the process lives. Each watch has a thread. It ends up to 5 seconds after
-/// the watch.
+/// alive, and writes those again that have ended although the process lives. Each watch has a thread.
 #[derive(Clone)]
 pub struct EtcdRegistry(Arc<Shared>);
 

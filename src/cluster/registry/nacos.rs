@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -10,6 +9,7 @@ use super::agents::{Agent, Agents, registry_of_agents};
 use super::{Instance, ServiceEndpoint};
 use crate::cluster::Error;
 use crate::cluster::backends::Nacos;
+use crate::cluster::ending::Ending;
 
 /// A registry on Nacos, in the format of due: an ephemeral instance of the service with this name, with the record in its metadata.
 /// Clones share it.
@@ -149,8 +149,13 @@ impl Agent for Services {
             .map(drop)
     }
 
-    fn poll(&self, name: &str, position: &mut Duration) -> Result<Vec<Instance>, Error> {
-        thread::sleep(*position);
+    fn poll(
+        &self,
+        name: &str,
+        position: &mut Duration,
+        ending: &Ending,
+    ) -> Result<Vec<Instance>, Error> {
+        ending.wait(*position);
         let service = format!("{}@@{name}", self.group);
         let params = [
             ("serviceName", &*service),

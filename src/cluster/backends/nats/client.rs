@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::link::{Connection, Link};
-use super::wire::{NatsCodec, Operation};
+use super::wire::{self, NatsCodec, Operation};
 use crate::addr::Endpoint;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::ConnInfo;
@@ -262,7 +262,7 @@ impl EventHandler for NatsClient {
     type Session = ();
 
     fn codec(&mut self, _: &ConnInfo<'_>) -> NatsCodec {
-        NatsCodec
+        NatsCodec::default()
     }
 
     fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
@@ -294,7 +294,11 @@ impl EventHandler for NatsClient {
         self.heard = conn.now();
         match operation {
             Operation::Info(json) => self.on_info(conn, json),
-            Operation::Message { sid, payload } => self.link.deliver(sid, payload),
+            Operation::Message { sid, payload } => {
+                if !self.link.deliver(sid, payload) {
+                    return conn.write(&wire::unsubscribe(sid)).into();
+                }
+            }
             Operation::Ping => return conn.write(b"PONG\r\n").into(),
             Operation::Pong => self.on_pong(conn),
             Operation::Error(text) => self.on_error(text),

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ struct State {
     max_payload: Option<usize>,
     last_sid: u64,
     subscriptions: HashMap<u64, Subscribed>,
+    /// The subscriptions that have ended, but not at the server.
+    stale: HashSet<u64>,
 }
 
 struct Subscribed {
@@ -108,28 +110,32 @@ impl Link {
         state.subscriptions.insert(sid, subscribed);
         drop(state);
         let asked = connection.subscribe(sid);
+        let confirmed = match asked {
+            Ok(()) => self.await_confirmed(sid),
+            Err(error) => Err(lost(error.to_string())),
+        };
+        if confirmed.is_err() {
+            self.unsubscribe(sid);
+        }
+        confirmed.map(|()| sid)
+    }
+
+    /// Waits until the server has confirmed a subscription.
+    pub(super) fn await_confirmed(&self, sid: u64) -> Result<(), Error> {
         let deadline = Instant::now() + self.timeout;
         let mut state = self.state.lock();
-        let result = loop {
-            if let Err(error) = &asked {
-                break Err(error.to_string());
-            }
-            let confirmed = state.subscriptions.get(&sid);
-            if let Some(confirmed) = confirmed.and_then(|subscribed| subscribed.confirmed.clone()) {
-                break confirmed;
+        loop {
+            let subscribed = state.subscriptions.get(&sid);
+            if let Some(confirmed) = subscribed.and_then(|known| known.confirmed.clone()) {
+                return confirmed.map_err(lost);
             }
             if let Some(problem) = &state.problem {
-                break Err(problem.clone());
+                return Err(lost(problem.clone()));
             }
             if self.changed.wait_until(&mut state, deadline).timed_out() {
-                break Err("it has not answered in time".to_owned());
+                return Err(lost("it has not answered in time".to_owned()));
             }
-        };
-        drop(state);
-        result.map(|()| sid).map_err(|problem| {
-            self.unsubscribe(sid);
-            lost(problem)
-        })
+        }
     }
 
     pub(super) fn unsubscribe(&self, sid: u64) {
@@ -138,10 +144,13 @@ impl Link {
         let connection = state.connection.clone();
         drop(state);
         drop(had);
-        if let Some(connection) = connection {
-            // If it fails, the connection is gone, and the subscription with it.
-            let command = format!("UNSUB {sid}\r\n").into_bytes();
-            let _ = connection.write(command, Box::new(|| {}));
+        let Some(connection) = connection else {
+            return;
+        };
+        let written = connection.write(wire::unsubscribe(sid), Box::new(|| {}));
+        if let Err(HandleError::MailboxFull) = written {
+            // The server hears of it when it sends the next message.
+            self.state.lock().stale.insert(sid);
         }
     }
 
@@ -157,14 +166,16 @@ impl Link {
         commands.into_bytes()
     }
 
-    pub(super) fn deliver(&self, sid: u64, payload: &[u8]) {
-        let state = self.state.lock();
-        let subscribed = state.subscriptions.get(&sid);
-        let deliver = subscribed.map(|subscribed| subscribed.deliver.clone());
+    /// Passes a message on. Returns false if the server has to be told that the subscription is over.
+    pub(super) fn deliver(&self, sid: u64, payload: &[u8]) -> bool {
+        let mut state = self.state.lock();
+        let Some(subscribed) = state.subscriptions.get(&sid) else {
+            return !state.stale.remove(&sid);
+        };
+        let deliver = subscribed.deliver.clone();
         drop(state);
-        if let Some(deliver) = deliver {
-            deliver(payload);
-        }
+        deliver(payload);
+        true
     }
 
     /// The connection can be used. Returns the numbers of what is to be subscribed to.
@@ -189,6 +200,7 @@ impl Link {
         }
         state.problem = Some(problem);
         state.connection = None;
+        state.stale.clear();
         for subscribed in state.subscriptions.values_mut() {
             subscribed.confirmed = None;
         }
@@ -252,4 +264,51 @@ impl Link {
 
 fn lost(problem: String) -> Error {
     Error::backend("nats", problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// A connection whose mailbox is full as long as it is told so.
+    #[derive(Default)]
+    struct Crowded(AtomicBool);
+
+    impl Connection for Crowded {
+        fn write(&self, _: Vec<u8>, _: Box<dyn FnOnce() + Send>) -> Result<(), HandleError> {
+            match self.0.load(Ordering::Relaxed) {
+                true => Err(HandleError::MailboxFull),
+                false => Ok(()),
+            }
+        }
+
+        fn subscribe(&self, _: u64) -> Result<(), HandleError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_server_hears_later_of_an_end_that_did_not_fit_into_the_mailbox() {
+        let link = Link::new(Duration::from_secs(60));
+        let crowded = Arc::new(Crowded::default());
+        link.set_ready(crowded.clone());
+        for sid in 1..=2 {
+            let subscribed = Subscribed {
+                subject: "due:eventbus:login".to_owned(),
+                deliver: Arc::new(|_| {}),
+                confirmed: Some(Ok(())),
+            };
+            link.state.lock().subscriptions.insert(sid, subscribed);
+        }
+        assert!(link.deliver(1, b""));
+        crowded.0.store(true, Ordering::Relaxed);
+        link.unsubscribe(1);
+        crowded.0.store(false, Ordering::Relaxed);
+        link.unsubscribe(2);
+        assert!(!link.deliver(1, b""), "the server is told now");
+        assert!(link.deliver(1, b""), "it was told");
+        assert!(link.deliver(2, b""), "it was told at once");
+    }
 }

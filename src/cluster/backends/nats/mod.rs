@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 
 use self::client::{Credentials, NatsClient, Settings};
 use self::link::Link;
@@ -90,6 +91,13 @@ impl Nats {
     }
 }
 
+impl NatsSubscription {
+    /// Returns an error if the server is lost, or has not confirmed the subscription in time.
+    pub(in crate::cluster) fn confirm(&self) -> Result<(), Error> {
+        self.link.await_confirmed(self.sid)
+    }
+}
+
 impl Drop for NatsSubscription {
     fn drop(&mut self) {
         self.link.unsubscribe(self.sid);
@@ -107,8 +115,8 @@ impl Drop for Shared {
 }
 
 impl NatsBuilder {
-    /// Adds the URL of a server: `nats://USER:PASSWORD@HOST:PORT`, or `tls` in place of `nats`. If one is lost, the next one is
-    /// dialled. The user of the last URL that has one is the user of all.
+    /// Adds the URL of a server: `nats://USER:PASSWORD@HOST:PORT`, or `tls` in place of `nats`. In a password, `@` is `%40`. If one
+    /// is lost, the next one is dialled. The user of the last URL that has one is the user of all.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
         self
@@ -232,10 +240,15 @@ impl Server {
             is_secure,
             user: user.map(|user| {
                 let (name, password) = user.split_once(':').unwrap_or((user, ""));
-                (name.to_owned(), password.to_owned())
+                (decoded(name), decoded(password))
             }),
         })
     }
+}
+
+/// Resolves `%40` and the like.
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// A subject is written into a line, between spaces.

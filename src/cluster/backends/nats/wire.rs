@@ -4,9 +4,12 @@ use memchr::memchr;
 
 use crate::codec::{Codec, Decoded, FrameError};
 
-/// Reads the operations of a server. Nothing is kept between the frames.
-#[derive(Debug, Default)]
-pub(super) struct NatsCodec;
+/// Reads the operations of a server.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NatsCodec {
+    /// The bytes at the start of the input that have no end of a line.
+    searched: usize,
+}
 
 /// An operation of a server.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,14 +37,17 @@ impl Codec for NatsCodec {
 
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Operation<'a>>, FrameError> {
         let src: &'a [u8] = src;
-        let Some(lf) = memchr(b'\n', src) else {
+        let searched = self.searched.min(src.len());
+        let Some(lf) = memchr(b'\n', &src[searched..]).map(|at| searched + at) else {
             if src.len() > MAX_LINE {
                 let len = src.len() as u64;
                 return Err(FrameError::TooLong { len, max: MAX_LINE });
             }
+            self.searched = src.len();
             let at_least = src.len() + 1;
             return Ok(Decoded::NeedMore { at_least });
         };
+        self.searched = 0;
         let line = src[..lf].trim_ascii_end();
         let (name, rest) = match memchr(b' ', line) {
             Some(space) => (&line[..space], line[space..].trim_ascii()),
@@ -115,15 +121,20 @@ pub(super) fn publish(subject: &str, payload: &[u8]) -> Vec<u8> {
     command
 }
 
+/// Returns the command that ends a subscription.
+pub(super) fn unsubscribe(sid: u64) -> Vec<u8> {
+    format!("UNSUB {sid}\r\n").into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn all(mut input: &[u8]) -> Result<Vec<String>, FrameError> {
-        let mut found = Vec::new();
+        let (mut found, mut codec) = (Vec::new(), NatsCodec::default());
         loop {
             let mut bytes = input.to_vec();
-            match NatsCodec.decode(&mut bytes)? {
+            match codec.decode(&mut bytes)? {
                 Decoded::Frame { frame, consumed } => {
                     found.push(format!("{frame:?}"));
                     input = &input[consumed..];

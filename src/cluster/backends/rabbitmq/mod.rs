@@ -8,12 +8,15 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use self::channel::{Channel, Failed, Received, Target};
 use self::wire::{Args, Reader};
 use super::BackendStats;
 use super::pool::{Dial, Failure, Pool};
 use super::stream::Server;
 use crate::cluster::Error;
+use crate::engine::connect::{Backoff, Reconnect};
 use crate::tls::TlsClient;
 
 /// A RabbitMQ server, or the servers of a cluster. Clones share the connections.
@@ -57,8 +60,14 @@ pub(in crate::cluster) struct Delivery {
 }
 
 /// A subscription. Its drop ends it.
-pub(in crate::cluster) struct RabbitMqSubscription {
-    is_over: Arc<AtomicBool>,
+pub(in crate::cluster) struct RabbitMqSubscription(Arc<Subscribed>);
+
+/// The state of a subscription.
+#[derive(Default)]
+struct Subscribed {
+    is_over: AtomicBool,
+    /// The problem, while there is no connection.
+    lost: Mutex<Option<String>>,
 }
 
 const PORT: u16 = 5672;
@@ -125,16 +134,16 @@ impl RabbitMq {
         check("topic", &common.queue(key))?;
         let first = common.consume(key, prefetch);
         let first = first.map_err(|failed| Error::backend(Publishers::BACKEND, problem(failed)))?;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let (over, key) = (is_over.clone(), key.to_owned());
+        let subscribed = Arc::new(Subscribed::default());
+        let (own, key) = (subscribed.clone(), key.to_owned());
         thread::Builder::new()
             .name("epicycle-rabbit".to_owned())
-            .spawn(move || common.follow(&key, prefetch, first, &over, &deliver))
+            .spawn(move || common.follow(&key, prefetch, first, &own, &deliver))
             .map_err(|error| {
                 let problem = format!("no thread for a subscription: {error}");
                 Error::backend(Publishers::BACKEND, problem)
             })?;
-        Ok(RabbitMqSubscription { is_over })
+        Ok(RabbitMqSubscription(subscribed))
     }
 }
 
@@ -182,35 +191,41 @@ impl Common {
         key: &str,
         prefetch: u16,
         first: Channel,
-        is_over: &AtomicBool,
+        subscribed: &Subscribed,
         deliver: &impl Fn(&[u8], Delivery),
     ) {
         let mut channel = Some(first);
-        let mut delay = FIRST_DELAY;
-        while !is_over.load(Ordering::Acquire) {
+        let policy = Reconnect::new(FIRST_DELAY, LONGEST_DELAY);
+        let mut backoff = Backoff::default();
+        while !subscribed.is_over() {
             let opened = match channel.take() {
                 Some(channel) => Ok(channel),
                 None => self.consume(key, prefetch),
             };
-            let failed = match opened {
-                Ok(opened) => {
-                    delay = FIRST_DELAY;
-                    match receive(opened, prefetch, is_over, deliver) {
-                        Ok(()) => return,
-                        Err(failed) => problem(failed),
-                    }
-                }
-                Err(failed) => problem(failed),
+            let began = Instant::now();
+            let received = opened.and_then(|opened| {
+                *subscribed.lost.lock() = None;
+                receive(opened, prefetch, subscribed, deliver)
+            });
+            let Err(failed) = received else {
+                return;
             };
-            if delay == FIRST_DELAY {
+            let failed = problem(failed);
+            let before = subscribed.lost.lock().replace(failed.clone());
+            if before.is_none() {
                 log::warn!(target: "epicycle::cluster", "rabbitmq: no messages of {key}: {failed}");
             }
-            let until = Instant::now() + delay;
-            while Instant::now() < until && !is_over.load(Ordering::Acquire) {
+            let until = Instant::now() + backoff.after_connection(began.elapsed(), &policy);
+            while Instant::now() < until && !subscribed.is_over() {
                 thread::sleep(TURN);
             }
-            delay = (delay * 2).min(LONGEST_DELAY);
         }
+    }
+}
+
+impl Subscribed {
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
     }
 }
 
@@ -218,12 +233,12 @@ impl Common {
 fn receive(
     mut channel: Channel,
     prefetch: u16,
-    is_over: &AtomicBool,
+    subscribed: &Subscribed,
     deliver: &impl Fn(&[u8], Delivery),
 ) -> Result<(), Failed> {
     let (acks, waiting) = mpsc::sync_channel(prefetch.into());
     let (mut heard, mut said) = (Instant::now(), Instant::now());
-    while !is_over.load(Ordering::Acquire) {
+    while !subscribed.is_over() {
         let heard_something = match channel.receive(TURN)? {
             Received::Message { tag, body } => {
                 let acks = acks.clone();
@@ -266,9 +281,19 @@ impl Delivery {
     }
 }
 
+impl RabbitMqSubscription {
+    /// Returns an error if the server is lost.
+    pub(in crate::cluster) fn confirm(&self) -> Result<(), Error> {
+        match &*self.0.lost.lock() {
+            Some(problem) => Err(Error::backend(Publishers::BACKEND, problem.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Drop for RabbitMqSubscription {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Release);
+        self.0.is_over.store(true, Ordering::Release);
     }
 }
 

@@ -8,6 +8,7 @@ use redis::{Msg, PubSub, RedisError};
 
 use super::Redis;
 use crate::cluster::{Error, new_uuid};
+use crate::engine::connect::{Backoff, Reconnect};
 
 /// Subscriptions to channels, on one connection and one thread. They are made again whenever the connection was lost.
 pub(in crate::cluster) struct Subscriptions(Arc<Shared>);
@@ -34,8 +35,11 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    wanted: HashSet<String>,
+    /// Channels, with the number of those who want them.
+    wanted: HashMap<String, usize>,
     confirmed: HashSet<String>,
+    /// A channel that is confirmed is no longer wanted.
+    is_stale: bool,
     /// The channels that the server has refused, with its reasons.
     refused: HashMap<String, String>,
     /// The problem, while there is no connection.
@@ -64,7 +68,7 @@ impl Subscriptions {
             redis: redis.clone(),
             control: format!("{prefix}:control:{}", new_uuid()),
             state: Mutex::new(State {
-                wanted: required.clone(),
+                wanted: required.iter().map(|name| (name.clone(), 1)).collect(),
                 ..State::default()
             }),
             required,
@@ -80,36 +84,52 @@ impl Subscriptions {
         Ok(Self(shared))
     }
 
-    /// Subscribes to a channel, and waits until that is confirmed.
+    /// Subscribes to a channel, and waits until that is confirmed. Whoever does so calls [`remove`](Self::remove) later.
     pub(in crate::cluster) fn add(&self, channel: &str, timeout: Duration) -> Result<(), Error> {
         let shared = &*self.0;
         let mut state = shared.state.lock();
-        state.wanted.insert(channel.to_owned());
+        *state.wanted.entry(channel.to_owned()).or_default() += 1;
         state.refused.remove(channel);
         drop(state);
         shared.wake();
+        let confirmed = self.confirm(channel, timeout);
+        if confirmed.is_err() {
+            self.remove(channel);
+        }
+        confirmed
+    }
+
+    /// Waits until a channel is confirmed that was added.
+    pub(in crate::cluster) fn confirm(
+        &self,
+        channel: &str,
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        let shared = &*self.0;
         let deadline = Instant::now() + timeout;
         let mut state = shared.state.lock();
         while !state.confirmed.contains(channel) {
-            let timed_out = shared.changed.wait_until(&mut state, deadline).timed_out();
             let refusal = state.refused.remove(channel);
-            let is_lost = state.lost.is_some() || refusal.is_some();
-            if timed_out || (is_lost && !state.confirmed.contains(channel)) {
-                state.wanted.remove(channel);
-                let problem = refusal.or_else(|| state.lost.clone());
-                return Err(Error::backend(
-                    "redis",
-                    problem.unwrap_or_else(|| "it has not answered in time".to_owned()),
-                ));
+            if let Some(problem) = refusal.or_else(|| state.lost.clone()) {
+                return Err(Error::backend("redis", problem));
+            }
+            if shared.changed.wait_until(&mut state, deadline).timed_out() {
+                return Err(Error::backend("redis", "it has not answered in time"));
             }
         }
         Ok(())
     }
 
-    /// Ends a subscription.
+    /// Ends a subscription, without waiting for Redis: it hears of that when the next message comes, or after some seconds.
     pub(in crate::cluster) fn remove(&self, channel: &str) {
-        self.0.state.lock().wanted.remove(channel);
-        self.0.wake();
+        let mut state = self.0.state.lock();
+        if let Some(users) = state.wanted.get_mut(channel) {
+            *users -= 1;
+            if *users == 0 {
+                state.wanted.remove(channel);
+                state.is_stale = true;
+            }
+        }
     }
 }
 
@@ -117,7 +137,11 @@ impl Drop for Subscriptions {
     fn drop(&mut self) {
         self.0.state.lock().is_over = true;
         self.0.changed.notify_all();
-        self.0.wake();
+        let shared = self.0.clone();
+        // Without it, the thread of the subscriptions ends only when it looks whether Redis lives.
+        let _ = thread::Builder::new()
+            .name("epicycle-redis".to_owned())
+            .spawn(move || shared.wake());
     }
 }
 
@@ -130,11 +154,14 @@ impl Shared {
     }
 
     fn run(&self, listener: &impl Listener) {
-        let mut delay = FIRST_DELAY;
+        let policy = Reconnect::new(FIRST_DELAY, LONGEST_DELAY);
+        let mut backoff = Backoff::default();
         loop {
-            let Err(error) = self.listen(listener, &mut delay) else {
+            let began = Instant::now();
+            let Err(error) = self.listen(listener) else {
                 return;
             };
+            let delay = backoff.after_connection(began.elapsed(), &policy);
             listener.on_lost();
             let mut state = self.state.lock();
             if state.is_over {
@@ -149,12 +176,11 @@ impl Shared {
             if state.is_over {
                 return;
             }
-            delay = (delay * 2).min(LONGEST_DELAY);
         }
     }
 
     /// Returns when the subscriptions are over, or the connection is lost.
-    fn listen(&self, listener: &impl Listener, delay: &mut Duration) -> Result<(), RedisError> {
+    fn listen(&self, listener: &impl Listener) -> Result<(), RedisError> {
         let mut connection = self.redis.dial_for_subscriptions()?;
         let mut subscriptions = connection.as_pubsub();
         let refused = self.attempt([&*self.control])?;
@@ -166,7 +192,6 @@ impl Shared {
         }
         self.follow(&mut subscriptions)?;
         self.state.lock().lost = None;
-        *delay = FIRST_DELAY;
         listener.on_found();
         let result = self.receive(listener, &mut subscriptions);
         if result.is_err() {
@@ -184,10 +209,13 @@ impl Shared {
     ) -> Result<(), RedisError> {
         let mut followed = Instant::now();
         loop {
-            if self.state.lock().is_over {
+            let mut state = self.state.lock();
+            if state.is_over {
                 return Ok(());
             }
-            if followed.elapsed() >= QUIET {
+            let is_stale = std::mem::take(&mut state.is_stale);
+            drop(state);
+            if is_stale || followed.elapsed() >= QUIET {
                 self.follow(subscriptions)?;
                 followed = Instant::now();
             }
@@ -212,8 +240,10 @@ impl Shared {
     fn follow(&self, subscriptions: &mut PubSub<'_>) -> Result<(), RedisError> {
         let (new, old): (Vec<String>, Vec<String>) = {
             let mut state = self.state.lock();
-            let new = state.wanted.difference(&state.confirmed).cloned().collect();
-            let old: Vec<_> = state.confirmed.difference(&state.wanted).cloned().collect();
+            let (wanted, confirmed) = (&state.wanted, &state.confirmed);
+            let new = wanted.keys().filter(|name| !confirmed.contains(*name));
+            let old = confirmed.iter().filter(|name| !wanted.contains_key(*name));
+            let (new, old): (_, Vec<_>) = (new.cloned().collect(), old.cloned().collect());
             // They are wanted again only by a subscription that begins after this.
             for channel in &old {
                 state.confirmed.remove(channel);
