@@ -52,6 +52,10 @@ pub struct Request {
 type Started = Box<dyn FnOnce(Abort) + Send>;
 
 /// Ends a request that is under way.
+#[cfg_attr(
+    not(any(feature = "consul", feature = "etcd", feature = "nacos")),
+    expect(dead_code, reason = "only watches of backends end requests")
+)]
 pub(crate) struct Abort {
     client: Client,
     id: u64,

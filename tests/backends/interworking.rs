@@ -2,6 +2,23 @@
 //!
 //! The servers of due are stand-ins: they register what due registers, say on their links what due says, and write to Redis what due
 //! writes, all of it by other means than this crate's backends.
+//!
+//! | What | Where |
+//! |---|---|
+//! | a client of due, our gate, our node: TCP, WebSocket, KCP | here, `interworking_node` |
+//! | clients of both kinds, a gate of due, our node | `interworking_gate` |
+//! | our client, our gate, a node of due | `interworking_node` |
+//! | gates and nodes of both kinds: shares, states, users bound by one and pushed to by the other, stateful packets | here |
+//! | from node to node | `interworking_gate` (ours to due's), `interworking_node` (due's to ours) |
+//! | a node, a gate of due, a gate of ours is killed | here, `interworking_gate`, `interworking_node` |
+//! | states | here (those of due at our gate), `interworking_gate` (ours at a gate of due) |
+//! | each operation of the recorded node | `interworking_node` (due's at our gate), `interworking_gate` (ours at a gate of due) |
+//! | locks, cache, messages | `interworking_redis`, `memcache`, `nats_bus` |
+//! | the options of packets | `interworking_node` |
+//!
+//! Faults of due that change what is expected: it reads the answers to Stat 16 bits off (`due_node`); after a call that nobody answered, a
+//! link of its node may never read an answer again (`WEDGED` in `interworking_ops`); it gives answers to Publish that lack 8 bytes
+//! (`due_gate`), so its gates are never asked for them.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -11,6 +28,7 @@ use std::thread;
 use std::time::Duration;
 
 use epicycle::cluster::State;
+use epicycle::cluster::backends::Etcd;
 use epicycle::cluster::client::Client;
 use epicycle::cluster::dispatch::Policy;
 use epicycle::cluster::drpc::{Answer, Code, Op, Request as Asked, Target, Value};
@@ -28,14 +46,14 @@ use crate::util::{LONG, eventually};
 use crate::{etcd_server, redis_server};
 
 /// The backends, and a client of Redis as a server of due is one.
-struct Backends {
-    etcd: etcd_server::Server,
-    redis: redis_server::Server,
+pub(crate) struct Backends {
+    pub(crate) etcd: etcd_server::Server,
+    pub(crate) redis: redis_server::Server,
     due: Connection,
 }
 
 impl Backends {
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         let (etcd, redis) = (
             etcd_server::Server::start()?,
             redis_server::Server::start(&[])?,
@@ -44,7 +62,7 @@ impl Backends {
         Some(Self { etcd, redis, due })
     }
 
-    fn gate(&self) -> Gate {
+    pub(crate) fn gate(&self) -> Gate {
         let gate = Gate::builder().id("our-gate").listen("tcp://127.0.0.1:0");
         let gate = gate.dispatch(Policy::Weighted).registry(self.registry());
         gate.locator(self.locator()).start().expect("starts")
@@ -54,16 +72,18 @@ impl Backends {
         node(self.registry(), self.locator())
     }
 
-    fn registry(&self) -> EtcdRegistry {
-        EtcdRegistry::new(&self.etcd.open())
+    pub(crate) fn registry(&self) -> EtcdRegistry {
+        // On a busy machine etcd waits long for its disk.
+        let etcd = Etcd::builder().url(self.etcd.url()).timeout(LONG).build();
+        EtcdRegistry::new(&etcd.expect("is complete"))
     }
 
-    fn locator(&self) -> RedisLocator {
+    pub(crate) fn locator(&self) -> RedisLocator {
         RedisLocator::new(&self.redis.open())
     }
 
     /// Registers a node of due with routes 1 and 3, of which the second is stateful.
-    fn register_node(&self, id: &str, endpoint: &str, state: &str, weight: u32) {
+    pub(crate) fn register_node(&self, id: &str, endpoint: &str, state: &str, weight: u32) {
         let record = json!({
             "id": id, "name": "node", "kind": "node", "alias": "node", "state": state, "events": [1, 2, 3],
             "routes": [{"i": 1}, {"i": 3, "s": true}], "endpoint": endpoint, "weight": weight,
@@ -82,7 +102,7 @@ impl Backends {
     }
 
     /// Binds a user to a gate or a node, as due does it.
-    fn bind(&mut self, uid: i64, to: &str, kind: &str) {
+    pub(crate) fn bind(&mut self, uid: i64, to: &str, kind: &str) {
         let key = format!("due:locate:locate:user:{uid}:{kind}");
         let (code, name): (u8, _) = match kind {
             "gate" => {
@@ -100,7 +120,7 @@ impl Backends {
         let () = (self.due.publish(channel, event.to_string())).expect("is published");
     }
 
-    fn located(&mut self, uid: i64) -> Option<String> {
+    pub(crate) fn located(&mut self, uid: i64) -> Option<String> {
         let key = format!("due:locate:locate:user:{uid}:gate");
         self.due.get(key).expect("answers")
     }
@@ -191,7 +211,7 @@ fn serve(mut wire: Wire, pushed: &Mutex<Vec<(i64, String)>>) {
 }
 
 /// Returns the next packet, if one comes soon.
-fn soon(client: &mut Wire) -> Option<Vec<u8>> {
+pub(crate) fn soon(client: &mut Wire) -> Option<Vec<u8>> {
     let is_possible = "is possible";
     let short = Some(Duration::from_millis(100));
     client.0.set_read_timeout(short).expect(is_possible);
@@ -428,7 +448,7 @@ fn stateful_packets_follow_the_user_from_one_kind_of_node_to_the_other() {
 #[ignore = "a test that kills it starts it"]
 fn a_node_to_be_killed() {
     let backend = |name| std::env::var(name).expect("is set by the test");
-    let etcd = epicycle::cluster::backends::Etcd::open(&backend("TEST_ETCD")).expect("is a URL");
+    let etcd = Etcd::open(&backend("TEST_ETCD")).expect("is a URL");
     let redis = epicycle::cluster::backends::Redis::open(&backend("TEST_REDIS")).expect("is a URL");
     let node = node(EtcdRegistry::new(&etcd), RedisLocator::new(&redis));
     let mut rest = String::new();

@@ -292,6 +292,9 @@ impl<T> Lane<T> {
     /// Sends a request whose answer is passed to [`LaneEvent::Answered`] with `token`. Returns its number, for
     /// [`cancel`](Self::cancel).
     ///
+    /// A gate of due answers a [`Request::Publish`] that nobody got with a frame that is shorter than its size, after which the link cannot
+    /// be read. So it is told to publish without an answer, and asked for its state: the answer is one to [`Request::GetState`].
+    ///
     /// # Errors
     ///
     /// As [`send`](Self::send), and [`Error::Busy`] if too many calls wait. The token is given back.
@@ -478,7 +481,11 @@ impl<T> Lane<T> {
         let goes_on = match &self.phase {
             Phase::Down => false,
             // It is not known yet how the peer understands this one.
-            Phase::Opening(_) => self.secret.is_none() && !needs_extensions(request.op()),
+            Phase::Opening(_) => {
+                self.secret.is_none()
+                    && !needs_extensions(request.op())
+                    && !(seq != 0 && request.op() == Op::Publish)
+            }
             Phase::Up { .. } | Phase::Leaving => true,
         };
         let request = match (request, &self.phase) {
@@ -495,7 +502,15 @@ impl<T> Lane<T> {
             if backlog + self.output.len() > self.options.max_backlog {
                 return Err(self.full("output to a server"));
             }
-            request.encode_into(seq, &mut self.output)?;
+            if seq != 0
+                && request.op() == Op::Publish
+                && matches!(self.phase, Phase::Up { extensions: false })
+            {
+                request.encode_into(0, &mut self.output)?;
+                Request::GetState.encode_into(seq, &mut self.output)?;
+            } else {
+                request.encode_into(seq, &mut self.output)?;
+            }
             self.stats.sent += 1;
             return Ok(());
         }
@@ -533,6 +548,23 @@ impl<T> Lane<T> {
                         queued.set_op(Op::GetIp.code());
                     }
                     Some(false) => continue,
+                }
+            }
+            if queued.seq != 0 && queued.op() == Op::Publish.code() {
+                match extensions {
+                    None => {
+                        waiting.push(queued);
+                        continue;
+                    }
+                    Some(true) => {}
+                    Some(false) => {
+                        queued.forget_seq();
+                        self.output.extend_from_slice(&queued.frame);
+                        // Always fits.
+                        let _ = Request::GetState.encode_into(queued.seq, &mut self.output);
+                        self.stats.sent += 1;
+                        continue;
+                    }
                 }
             }
             self.output.extend_from_slice(&queued.frame);

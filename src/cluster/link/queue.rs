@@ -18,6 +18,7 @@ pub(super) struct Queued {
 
 /// The place of the operation in a frame.
 const OP: usize = 5;
+const SEQ: std::ops::Range<usize> = 6..14;
 
 impl Queue {
     pub(super) fn new(max_bytes: usize, max_time: Duration) -> Self {
@@ -85,6 +86,11 @@ impl Queue {
 impl Queued {
     pub(super) fn op(&self) -> u8 {
         self.frame[OP]
+    }
+
+    /// Makes it a request without an answer.
+    pub(super) fn forget_seq(&mut self) {
+        self.frame[SEQ].fill(0);
     }
 
     pub(super) fn set_op(&mut self, op: u8) {

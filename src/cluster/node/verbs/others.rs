@@ -322,7 +322,8 @@ impl Request<'_> {
         })
     }
 
-    /// Sends a packet as [`publish`](Self::publish) does. `then` gets the number of clients that it was sent to.
+    /// Sends a packet as [`publish`](Self::publish) does. `then` gets the number of clients that it was sent to, those of gates of due
+    /// not counted: they cannot be asked.
     ///
     /// # Errors
     ///
