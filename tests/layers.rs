@@ -53,6 +53,7 @@ const CLUSTER: [&[&str]; 8] = [
     &["packet", "drpc", "backends", "over_kcp"],
     &[
         "registry", "locator", "dispatch", "config", "center", "eventbus", "lock", "cache",
+        "logging",
     ],
     &["link"],
     &["session"],

@@ -12,6 +12,7 @@
 //! - [`codec`]: JSON, protobuf and others for the data of packets.
 //! - `crypto` (feature `crypto`): ciphers and signatures for the data of packets.
 //! - [`config`]: the configuration of a process, with the keys of due.
+//! - `logging` (feature `logfile`): the log of a process, to the console and to files.
 //! - [`container`]: starts and ends the parts of a process.
 //! - [`mesh`]: services that are called by name.
 //! - [`admin`]: an interface for operators, and metrics.
@@ -68,6 +69,8 @@ mod keyed;
 pub mod link;
 pub mod locator;
 pub mod lock;
+#[cfg(feature = "logfile")]
+pub mod logging;
 pub mod mesh;
 mod mode;
 mod monitor;

@@ -108,7 +108,9 @@ fn instances_are_listed_and_their_states_are_set_over_links() {
         );
         eventually("it is registered", || state(id) == "busy");
     }
-    assert_eq!(set("nobody", r#"{"state":"busy"}"#).status, 404);
+    let unknown = set("nobody", r#"{"state":"busy"}"#);
+    assert_eq!(unknown.status, 404);
+    assert!(unknown.body.contains("is registered"), "{}", unknown.body);
     for (id, body) in [
         ("mesh-1", r#"{"state":"busy"}"#),
         ("gate-1", r#"{"state":"lazy"}"#),

@@ -176,6 +176,98 @@ fn keys_without_a_meaning_here_are_told_once_with_the_reason() {
 }
 
 #[test]
+fn keys_of_grpc_and_of_ciphers_are_read() {
+    let text = r#"
+        [transport.grpc.server]
+        addr = "127.0.0.1:9000"
+        keyFile = "a.key"
+        certFile = "a.pem"
+        [transport.grpc.client]
+        caFile = "ca.pem"
+        serverName = "game.example"
+        [transport.rpcx.client]
+        poolSize = 10
+        [crypto.rsa.encryptor]
+        padding = "OAEP"
+        hash = "sha384"
+        label = "game"
+        blockSize = 0
+        publicKey = "their.pem"
+        [crypto.rsa.decryptor]
+        privateKey = "own.pem"
+        [crypto.ecc.signer]
+        delimiter = ";"
+    "#;
+    let config = Folder::with(&[("etc.toml", text)])
+        .read()
+        .expect("is sound");
+    let grpc = &config.grpc;
+    assert_eq!(grpc.addr.as_deref(), Some("127.0.0.1:9000"));
+    assert_eq!(grpc.certificate.key_file, Some("a.key".into()));
+    assert_eq!(grpc.authorities, Some("ca.pem".into()));
+    assert_eq!(grpc.server_name.as_deref(), Some("game.example"));
+    let rsa = &config.crypto.rsa_cipher;
+    assert_eq!(
+        (rsa.padding.as_deref(), rsa.hash.as_deref()),
+        (Some("OAEP"), Some("sha384"))
+    );
+    assert_eq!(rsa.public_key.as_deref(), Some("their.pem"));
+    assert_eq!(rsa.private_key.as_deref(), Some("own.pem"));
+    assert_eq!(config.crypto.ecc_signer.delimiter.as_deref(), Some(";"));
+    let told = config.warnings().join("\n");
+    assert!(told.contains("transport.rpcx.* has no effect"), "{told}");
+    assert!(
+        told.contains("crypto.rsa.encryptor.blockSize has no effect"),
+        "{told}"
+    );
+    assert_eq!(config.warnings().len(), 2, "{told}");
+    assert!(!format!("{config:?}").contains("own.pem"));
+}
+
+#[cfg(feature = "crypto")]
+#[test]
+fn ciphers_and_signers_are_made_from_the_configuration() {
+    use epicycle::cluster::crypto::{Cipher, Signer, generate_ecc, generate_rsa};
+
+    let ((own, public), (ecc_own, ecc_public)) =
+        (generate_rsa(2048).expect("is made"), generate_ecc());
+    let keys =
+        |own: &str, public: &str| format!("privateKey = '''{own}'''\npublicKey = '''{public}'''\n");
+    let (rsa, ecc) = (keys(&own, &public), keys(&ecc_own, &ecc_public));
+    let text = format!(
+        "[crypto.rsa.encryptor]\npadding = \"oaep\"\n{rsa}[crypto.rsa.signer]\npadding = \"PKCS\"\n{rsa}\
+         [crypto.ecc.encryptor]\ns1 = \"a\"\ns2 = \"b\"\n{ecc}[crypto.ecc.signer]\nhash = \"sha512\"\n{ecc}"
+    );
+    let crypto = Folder::with(&[("etc.toml", &text)])
+        .read()
+        .expect("is sound")
+        .crypto;
+    let ciphers: [Box<dyn Cipher>; 2] = [
+        Box::new(crypto.rsa_cipher().expect("is right")),
+        Box::new(crypto.ecc_cipher().expect("is right")),
+    ];
+    for cipher in ciphers {
+        let encrypted = cipher.encrypt(b"a move").expect("is encrypted");
+        assert_eq!(cipher.decrypt(&encrypted).expect("is ours"), b"a move");
+    }
+    let signers: [Box<dyn Signer>; 2] = [
+        Box::new(crypto.rsa_signer().expect("is right")),
+        Box::new(crypto.ecc_signer().expect("is right")),
+    ];
+    for signer in signers {
+        let signature = signer.sign(b"a move").expect("is signed");
+        assert!(signer.verify(b"a move", &signature).expect("is checked"));
+    }
+    let odd = Folder::with(&[("etc.toml", "[crypto.rsa.encryptor]\npadding = \"zero\"\n")]);
+    let odd = odd.read().expect("is sound").crypto.rsa_cipher();
+    assert!(
+        odd.expect_err("is wrong")
+            .to_string()
+            .contains("NORMAL, OAEP")
+    );
+}
+
+#[test]
 fn a_later_source_has_precedence() {
     let folder = Folder::with(&[
         (

@@ -1,12 +1,15 @@
 //! The HTTP server of applications, over real sockets.
 
+use std::fs;
 use std::sync::mpsc;
 
-use epicycle::cluster::Cluster;
 use epicycle::cluster::client::Client;
+use epicycle::cluster::config::Config;
 use epicycle::cluster::container::{Component, IntoComponent};
 use epicycle::cluster::http::{Cors, HttpError, HttpReply, HttpServer};
 use epicycle::cluster::node::HandlerError;
+use epicycle::cluster::registry::{Instance, Registry};
+use epicycle::cluster::{Cluster, Error, Watch};
 use epicycle::fetch::{self, Client as Fetcher};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -217,10 +220,12 @@ fn the_routes_are_described_as_openapi() {
     let (status, page) = site.raw("GET", "/docs", &[], "");
     assert_eq!(status, 200);
     assert!(page.contains("fetch(\"/docs.json\")"));
-    assert!(
-        !page.contains("http://") && !page.contains("https://"),
-        "it needs the network"
-    );
+    let page = page.replace("fetch(\"/docs.json\")", "");
+    for outside in [
+        "//", "src=", "href=", "url(", "@import", "import(", "<link", "<iframe",
+    ] {
+        assert!(!page.contains(outside), "it needs the network: {outside}");
+    }
 }
 
 #[test]
@@ -258,6 +263,126 @@ fn handlers_push_to_users_and_find_them() {
     assert_eq!(hears.recv_timeout(LONG).expect("comes"), b"{\"a\":1}");
     assert_eq!(hears.recv_timeout(LONG).expect("comes"), b"\"all\"");
     assert_eq!(site.ask("POST", "/api/push/8", &user, "1").0, 404);
+}
+
+/// A registry and a locator whose calls panic.
+struct Broken;
+
+impl Registry for Broken {
+    fn register(&self, _: &Instance) -> Result<(), Error> {
+        panic!("on purpose")
+    }
+
+    fn deregister(&self, _: &Instance) -> Result<(), Error> {
+        panic!("on purpose")
+    }
+
+    fn services(&self, _: &str) -> Result<Vec<Instance>, Error> {
+        panic!("on purpose")
+    }
+
+    fn watch(&self, _: &str) -> Result<Watch<Vec<Instance>>, Error> {
+        panic!("on purpose")
+    }
+}
+
+#[test]
+fn a_registry_that_panics_is_an_error_of_the_start() {
+    expect_panics();
+    let server = HttpServer::builder().listen("tcp://127.0.0.1:0");
+    let error = server.registry(Broken).start().expect_err("it panics");
+    assert!(error.to_string().contains("registry"), "{error}");
+}
+
+/// A configuration of these lines.
+fn config(text: &str) -> Config {
+    let dir = tempfile::tempdir().expect("is made");
+    fs::write(dir.path().join("etc.toml"), text).expect("is written");
+    let flag = format!("--etc={}", dir.path().display());
+    Config::read([], [flag]).expect("is sound")
+}
+
+#[test]
+fn the_server_takes_the_configuration_of_due() {
+    let config = config(
+        r#"
+        [http]
+        addr = "127.0.0.1:0"
+        bodyLimit = "1K"
+        concurrency = 7
+        console = true
+        [http.cors]
+        enable = true
+        allowOrigins = ["https://a.example"]
+        [http.swagger]
+        enable = true
+        title = "Games"
+        basePath = "/about"
+        "#,
+    );
+    assert_eq!(config.warnings().len(), 1, "{:?}", config.warnings());
+    assert!(config.warnings()[0].contains("http.console has no effect"));
+    let server = HttpServer::builder().config(&config).expect("is right");
+    let server = server.routes(|routes| {
+        routes.post("/len", |request| HttpReply::json(&request.body().len()));
+    });
+    let site = Site {
+        server: server.start().expect("starts"),
+        client: Fetcher::new().expect("starts"),
+    };
+    assert_eq!(
+        site.ask("POST", "/len", &[], &"x".repeat(1024)),
+        (200, json!(1024))
+    );
+    assert_eq!(site.raw("POST", "/len", &[], &"x".repeat(1025)).0, 413);
+    let allowed = |origin: &str| {
+        let answer = site.send("POST", "/len", &[("Origin", origin)], "x");
+        answer.headers().contains_key("Access-Control-Allow-Origin")
+    };
+    assert!(allowed("https://a.example") && !allowed("https://b.example"));
+    assert_eq!(
+        site.ask("GET", "/about.json", &[], "").1["info"]["title"],
+        "Games"
+    );
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn the_server_speaks_tls_as_configured() {
+    use epicycle::tls::{Roots, TlsClient};
+
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("is made");
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let dir = tempfile::tempdir().expect("is made");
+    let files = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
+    fs::write(&files[0], &cert).expect("is written");
+    fs::write(&files[1], key).expect("is written");
+    let half = format!(
+        "[http]\naddr = \"127.0.0.1:0\"\ncertFile = \"{}\"\n",
+        files[0].display()
+    );
+    let error = HttpServer::builder()
+        .config(&config(&half))
+        .expect_err("lacks the key");
+    assert!(error.to_string().contains("keyFile"), "{error}");
+
+    let whole = format!("{half}keyFile = \"{}\"\n", files[1].display());
+    let server = HttpServer::builder()
+        .config(&config(&whole))
+        .expect("is right");
+    let server = server.routes(|routes| {
+        routes.get("/", |_| Ok(HttpReply::text("secret")));
+    });
+    let server = server.start().expect("starts");
+    let roots = Roots::from_pem(cert.as_bytes()).expect("is right");
+    let tls = TlsClient::new(&roots).expect("is right");
+    let client = Fetcher::builder().tls(&tls).start().expect("starts");
+    let ask = |scheme: &str| {
+        let request = client.request("GET", format!("{scheme}://{}/", server.addr()));
+        request.timeout(LONG).send()
+    };
+    assert_eq!(ask("https").expect("is answered").body(), "secret");
+    assert!(ask("http").is_err());
 }
 
 #[test]

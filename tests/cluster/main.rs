@@ -30,6 +30,8 @@ mod http;
 mod kcp;
 mod link;
 mod locator;
+#[cfg(feature = "logfile")]
+mod logging;
 mod mesh;
 mod metrics;
 mod node;

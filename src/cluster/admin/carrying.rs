@@ -60,7 +60,10 @@ impl Desk {
             Call::Instances => Ok(self.instances()),
             Call::Metrics => Ok(self.metrics()),
             Call::SetState { id, state } => {
-                self.set_state(id, *state)?;
+                if !self.set_state(id, *state)? {
+                    let problem = format!("no gate, node or mesh {id:?} is registered");
+                    return Ok(Answer::problem(StatusCode::NOT_FOUND, &problem));
+                }
                 ok(json!({"id": id, "state": state}))
             }
             Call::User(uid) => ok(self.user(*uid)?),
@@ -120,17 +123,17 @@ impl Desk {
         }
     }
 
-    fn set_state(&self, id: &str, state: State) -> Result<(), Error> {
+    /// Sets the state of a server. Returns false if it is not registered.
+    fn set_state(&self, id: &str, state: State) -> Result<bool, Error> {
         let has_links = |kind: Kind| self.directory.get(kind.as_str(), id).is_some();
         if let Some(mesh) = self.directory.get(Kind::Mesh.as_str(), id) {
-            return self.set_mesh(&mesh, state);
+            return self.set_mesh(&mesh, state).map(|()| true);
         }
         if !has_links(Kind::Gate) && !has_links(Kind::Node) {
-            let wanted = id.to_owned();
-            return Err(Error::NotFoundEndpoint { wanted });
+            return Ok(false);
         }
         match self.links.ask(id, Order::SetState(state))?.code {
-            Code::Done => Ok(()),
+            Code::Done => Ok(true),
             code => Err(refused(code)),
         }
     }

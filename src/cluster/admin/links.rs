@@ -14,7 +14,7 @@ use crate::cluster::follower::{Follower, Followers};
 use crate::cluster::link::LinkTls;
 use crate::cluster::link::{Identity, LaneEvent, LaneOptions, Lanes, LinkTimer, registered};
 use crate::cluster::registry::{Instance, LinkEndpoint, Registry};
-use crate::cluster::{Error, Kind, State};
+use crate::cluster::{Error, Kind, State, new_uuid};
 use crate::engine::client::Client;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
@@ -34,10 +34,10 @@ pub(in crate::cluster) struct Links {
 
 /// The side that dials, as the other servers shall know it.
 pub(in crate::cluster) struct Dialler {
-    pub(in crate::cluster) ours: Identity,
-    pub(in crate::cluster) secret: Option<Secret>,
+    ours: Identity,
+    secret: Option<Secret>,
     #[cfg(feature = "tls")]
-    pub(in crate::cluster) tls: Option<LinkTls>,
+    tls: Option<LinkTls>,
 }
 
 /// A question to a server.
@@ -165,6 +165,18 @@ impl Links {
 }
 
 impl Dialler {
+    pub(in crate::cluster) fn new(
+        secret: Option<Secret>,
+        #[cfg(feature = "tls")] tls: Option<LinkTls>,
+    ) -> Self {
+        Self {
+            ours: Identity::new(Kind::Master, new_uuid()),
+            secret,
+            #[cfg(feature = "tls")]
+            tls,
+        }
+    }
+
     fn lanes(&self) -> Lanes<Waiter> {
         let (ours, secret) = (self.ours.clone(), self.secret.clone());
         let lanes = Lanes::new(ours, secret, LaneOptions::default());

@@ -41,6 +41,7 @@ mod call;
 mod carrying;
 mod front;
 pub(in crate::cluster) mod links;
+pub(in crate::cluster) mod serving;
 mod token;
 
 use std::fmt;
@@ -53,18 +54,16 @@ use self::front::Front;
 use self::links::{Dialler, Links};
 use self::token::Token;
 use super::drpc::Secret;
-use super::link::Identity;
 #[cfg(feature = "tls")]
 use super::link::LinkTls;
 use super::locator::{GuardedLocator, Locator, MemoryLocator};
 use super::mesh::MeshClient;
 use super::packet::PacketOptions;
 use super::registry::{Directory, GuardedRegistry, MemoryRegistry, Registry};
-use super::{Error, Kind, Monitor, new_uuid};
+use super::{Error, Monitor, new_uuid};
 use crate::addr::Endpoint;
-use crate::engine::conn::limits::OutboundPolicy;
 use crate::engine::listen::Listen;
-use crate::engine::server::{Running, Server};
+use crate::engine::server::Running;
 use crate::workers::WorkerPool;
 
 /// A running admin interface. A drop ends it.
@@ -243,12 +242,10 @@ impl AdminBuilder {
             }
             None => None,
         };
-        let dialler = Dialler {
-            ours: Identity::new(Kind::Master, new_uuid()),
-            secret: self.secret,
-            #[cfg(feature = "tls")]
-            tls: self.tls,
-        };
+        #[cfg(feature = "tls")]
+        let dialler = Dialler::new(self.secret, self.tls);
+        #[cfg(not(feature = "tls"))]
+        let dialler = Dialler::new(self.secret);
         let links = Links::start(&*self.registry, dialler)?;
         let desk = Arc::new(Desk {
             meshes,
@@ -261,28 +258,19 @@ impl AdminBuilder {
         let workers = WorkerPool::builder().threads(THREADS).queue(MAX_CLIENTS);
         let workers = Arc::new(workers.name("epicycle-admin").build()?);
         let second = Duration::from_secs;
-        let server = Server::bind(Listen::on(&*self.listen))
-            .reactors(1)
+        let server = serving::server(Listen::on(&*self.listen))
             .max_connections(MAX_CLIENTS)
             .max_connections_per_ip(MAX_CLIENTS_PER_IP)
-            .handshake_timeout(second(10))
             .read_timeout(second(10))
-            .answer_timeout(second(60))
             .idle_timeout(second(30))
             .write_stall_timeout(second(10))
-            .drain_deadline(second(5))
-            // A whole answer at once; the next request is read when the client has taken it.
-            .outbound_policy(OutboundPolicy::Drop);
+            .drain_deadline(second(5));
         let make = {
             let (desk, hosts) = (desk.clone(), self.hosts);
             let token = token.as_deref().map(Token::new);
             move |_| Front::new(desk.clone(), workers.clone(), token.clone(), hosts.clone())
         };
-        let running = server.start(make)?;
-        let addr = running.local_addrs().first();
-        let Some(addr) = addr.and_then(crate::Addr::as_socket_addr) else {
-            return Err(Error::argument("listen", "use a tcp:// address"));
-        };
+        let (running, addr) = serving::start(server, make)?;
         Ok(Admin {
             addr,
             token,

@@ -28,32 +28,34 @@
 //! Times are texts with a unit, such as `10s`. Sizes are bytes, or texts such as `4K`. Unknown keys and keys without a meaning here are
 //! [warnings](Config::warnings). Files other than `etc.toml` may have tables of the application.
 
+mod certificate;
+#[cfg(feature = "crypto")]
+mod crypto;
 mod keys;
+mod sources;
+mod tables;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{env, fs, io};
+use std::{env, io};
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use self::keys::Applied;
+use self::sources::{Folder, flatten, pairs, read_text};
 use self::value::Value;
-use super::codec::Codec;
-use super::dispatch::Policy;
 use super::packet::PacketOptions;
 use super::{Error, Mode};
-use crate::codec::ByteOrder;
 use crate::error::error_messages;
 use crate::fault::{lines, nearest};
-use crate::sys::files::read_at_most;
 
+pub use self::tables::{
+    CertificateConfig, ClientsConfig, CryptoConfig, GrpcConfig, HttpConfig, KeysConfig, LogConfig,
+    LogFormat, LogRotation, PacketConfig, ResumeConfig, ServerConfig, TerminalConfig,
+};
 pub use crate::fault::Fault;
-
-/// The most bytes of a file.
-const MAX_FILE: u64 = 8 << 20;
 
 /// The configuration of a process. `None` is a key that was not given, or is an empty text.
 #[derive(Clone, Debug, Default)]
@@ -83,100 +85,17 @@ pub struct Config {
     pub ws: ClientsConfig,
     /// `network.kcp.server`.
     pub kcp: ClientsConfig,
+    /// `http`.
+    pub http: HttpConfig,
+    /// `transport.grpc`.
+    pub grpc: GrpcConfig,
+    /// `log`.
+    pub log: LogConfig,
+    /// `crypto`.
+    pub crypto: CryptoConfig,
     warnings: Vec<String>,
     /// The keys of whose lack of meaning was told already.
     told: BTreeSet<String>,
-}
-
-/// The format of packets.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct PacketConfig {
-    /// `byteOrder`.
-    pub byte_order: Option<ByteOrder>,
-    /// `routeBytes`.
-    pub route_bytes: Option<usize>,
-    /// `seqBytes`.
-    pub seq_bytes: Option<usize>,
-    /// `bufferBytes`: the most bytes of a packet's data.
-    pub max_data: Option<usize>,
-    /// `heartbeatTime`.
-    pub heartbeat_time: Option<bool>,
-}
-
-/// A server, or a client, in its cluster.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct ServerConfig {
-    /// `id`.
-    pub id: Option<String>,
-    /// `name`: the alias.
-    pub name: Option<String>,
-    /// `addr`: the address of its links, such as `:7001`.
-    pub addr: Option<String>,
-    /// `expose`: the host that others dial.
-    pub expose: Option<String>,
-    /// `codec`.
-    pub codec: Option<Codec>,
-    /// `dispatch`.
-    pub dispatch: Option<Policy>,
-    /// `weight`.
-    pub weight: Option<u32>,
-    /// `callTimeout`, or `timeout`.
-    pub call_timeout: Option<Duration>,
-    /// `dialTimeout`: the time within which a peer must have answered the opening of a link.
-    pub dial_timeout: Option<Duration>,
-    /// `metadata`.
-    pub metadata: BTreeMap<String, String>,
-}
-
-/// Users that may come back to a gate. It is off if nothing is set.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ResumeConfig {
-    /// `window`: the time within which a user can come back.
-    pub window: Option<Duration>,
-    /// `buffer`: the bytes of pushes that are kept for a user.
-    pub buffer: Option<usize>,
-    /// `lifetime` of a token.
-    pub lifetime: Option<Duration>,
-    /// `maxUsers` that are waited for.
-    pub max_users: Option<usize>,
-    /// `maxBytes` of pushes that are kept for all users.
-    pub max_bytes: Option<usize>,
-}
-
-/// A listener of a gate for clients.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct ClientsConfig {
-    /// `addr`, such as `:3553`.
-    pub addr: Option<String>,
-    /// `path`, for WebSocket.
-    pub path: Option<String>,
-    /// `origins`, for WebSocket. `*` is all.
-    pub origins: Option<Vec<String>>,
-    /// `maxConnNum`.
-    pub max_connections: Option<usize>,
-    /// `certFile`.
-    pub cert_file: Option<PathBuf>,
-    /// `keyFile`.
-    pub key_file: Option<PathBuf>,
-    /// `heartbeatInterval`. Zero: none.
-    pub heartbeat_interval: Option<Duration>,
-    /// `heartbeatMechanism`: true for `tick`, false for `resp`.
-    pub heartbeat_ticks: Option<bool>,
-    /// `authorizeTimeout`. Zero: none.
-    pub authorize_timeout: Option<Duration>,
-    /// `mtu`, for KCP.
-    pub mtu: Option<usize>,
-    /// `noDelay`, for KCP: on if not 0, the interval in milliseconds, the acknowledgements until a segment is sent again, and 1 for no
-    /// congestion control.
-    pub no_delay: Option<[u16; 4]>,
-    /// `ackNoDelay`, for KCP.
-    pub ack_no_delay: Option<bool>,
-    /// `windowSize`, for KCP: segments that are sent, and received.
-    pub window_size: Option<[u16; 2]>,
 }
 
 /// The reason why a configuration cannot be used.
@@ -201,12 +120,6 @@ error_messages! {
     causes {
         Self::Read { source, .. } => source,
     }
-}
-
-/// Where the files are, and whether they may be missing.
-struct Folder {
-    path: PathBuf,
-    is_given: bool,
 }
 
 impl Config {
@@ -397,92 +310,6 @@ impl Config {
             Err(problem) => faults.push(place(format!("{name}: {problem}"))),
         }
     }
-}
-
-impl Folder {
-    /// Returns the files, in the order of their names.
-    fn files(&self) -> Result<Vec<PathBuf>, ConfigError> {
-        if self.path.is_file() {
-            return Ok(vec![self.path.clone()]);
-        }
-        let entries = match fs::read_dir(&self.path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.is_given => {
-                return Ok(Vec::new());
-            }
-            Err(error) => return Err(self.unreadable(error)),
-        };
-        let mut files = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(|error| self.unreadable(error))?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "toml")
-            {
-                files.push(path);
-            }
-        }
-        files.sort_unstable();
-        Ok(files)
-    }
-
-    fn unreadable(&self, source: io::Error) -> ConfigError {
-        ConfigError::Read {
-            file: self.path.clone(),
-            source,
-        }
-    }
-}
-
-fn read_text(file: &Path) -> Result<String, ConfigError> {
-    let text = read_at_most(MAX_FILE, file).and_then(|bytes| {
-        let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 8 MiB");
-        let no_text = |_| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it is no text; save it as UTF-8",
-            )
-        };
-        String::from_utf8(bytes.ok_or_else(too_large)?).map_err(no_text)
-    });
-    text.map_err(|source| ConfigError::Read {
-        file: file.to_owned(),
-        source,
-    })
-}
-
-/// Returns all values that are no tables, with their paths. The parser bounds the depth.
-fn flatten<'t>(
-    prefix: &str,
-    table: &'t DeTable<'t>,
-    into: &mut Vec<(String, &'t Spanned<DeValue<'t>>)>,
-) {
-    for (name, value) in table {
-        let path = format!("{prefix}{}", name.get_ref());
-        match value.get_ref() {
-            DeValue::Table(table) => flatten(&format!("{path}."), table, into),
-            _ => into.push((path, value)),
-        }
-    }
-}
-
-/// Returns the flags as names and values: those that begin with `--`, whose value is behind `=` or the next argument.
-fn pairs(flags: Vec<String>) -> Vec<(String, String)> {
-    let mut pairs = Vec::new();
-    let mut flags = flags.into_iter().peekable();
-    while let Some(flag) = flags.next() {
-        let Some(flag) = flag.strip_prefix("--") else {
-            continue;
-        };
-        match flag.split_once('=') {
-            Some((name, value)) => pairs.push((name.to_owned(), value.to_owned())),
-            None if flags.peek().is_some_and(|next| !next.starts_with("--")) => {
-                pairs.push((flag.to_owned(), flags.next().unwrap_or_default()));
-            }
-            None => {}
-        }
-    }
-    pairs
 }
 
 /// Returns the variable of a key: `EPICYCLE_CLUSTER_GATE_CALL_TIMEOUT` of `cluster.gate.callTimeout`.

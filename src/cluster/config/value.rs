@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -27,6 +28,11 @@ impl<'v> Value<'v> {
     pub(super) fn optional(self) -> Result<Option<String>, Problem> {
         let text = self.text()?;
         Ok((!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    /// Returns a path, or `None` if it is empty.
+    pub(super) fn path(self) -> Result<Option<PathBuf>, Problem> {
+        Ok(self.optional()?.map(Into::into))
     }
 
     /// Returns the value of a text that names one, or `None` if the text is empty.

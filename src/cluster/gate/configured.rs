@@ -144,25 +144,14 @@ fn listener(scheme: &str, addr: &str, clients: &ClientsConfig) -> Result<ClientL
         "kcp" => listener.kcp(kcp_options(clients)),
         _ => listener,
     };
-    match (&clients.cert_file, &clients.key_file) {
-        (None, None) => Ok(listener),
-        #[cfg(feature = "tls")]
-        (Some(cert), Some(key)) => {
-            let identity = crate::tls::Identity::from_pem_files(cert, key);
-            let tls = identity.and_then(crate::tls::TlsServer::new);
-            let tls = tls.map_err(|error| Error::argument("certFile", error.to_string()))?;
-            Ok(listener.tls(&tls))
-        }
-        #[cfg(not(feature = "tls"))]
-        (Some(_), Some(_)) => Err(Error::argument(
-            "certFile",
-            "build epicycle with the feature `tls`",
-        )),
-        _ => {
-            let problem = "a certificate needs `certFile` and `keyFile`";
-            Err(Error::argument("certFile", problem))
-        }
-    }
+    #[cfg(feature = "tls")]
+    let listener = match clients.certificate.server()? {
+        Some(tls) => listener.tls(&tls),
+        None => listener,
+    };
+    #[cfg(not(feature = "tls"))]
+    clients.certificate.check_none()?;
+    Ok(listener)
 }
 
 #[cfg(feature = "kcp")]

@@ -32,6 +32,7 @@
 //! answered with 503. A handler that panics is answered with 500, and the connection stays. It is a
 //! [component](crate::cluster::container::Component) of a container.
 
+mod configured;
 mod cors;
 mod front;
 mod openapi;
@@ -46,20 +47,19 @@ use std::time::Duration;
 
 use self::front::Front;
 use self::openapi::OpenApi;
+use super::Error;
 use super::admin::links::{Dialler, Links};
+use super::admin::serving;
 use super::codec::Codec;
 use super::drpc::Secret;
-use super::link::Identity;
 #[cfg(feature = "tls")]
 use super::link::LinkTls;
-use super::locator::{Locator, MemoryLocator};
+use super::locator::{GuardedLocator, Locator, MemoryLocator};
 use super::mesh::MeshClient;
 use super::packet::PacketOptions;
-use super::registry::{Directory, MemoryRegistry, Registry};
-use super::{Error, Kind, new_uuid};
-use crate::engine::conn::limits::OutboundPolicy;
+use super::registry::{Directory, GuardedRegistry, MemoryRegistry, Registry};
 use crate::engine::listen::Listen;
-use crate::engine::server::{Running, Server};
+use crate::engine::server::Running;
 #[cfg(feature = "tls")]
 use crate::tls::TlsServer;
 use crate::workers::WorkerPool;
@@ -199,13 +199,13 @@ impl HttpBuilder {
 impl HttpBuilder {
     /// Sets the registry. Default: one in memory, which no other server has.
     pub fn registry(mut self, registry: impl Registry) -> Self {
-        self.registry = Arc::new(registry);
+        self.registry = Arc::new(GuardedRegistry(registry));
         self
     }
 
     /// Sets the locator. Default: one in memory, which no other server has.
     pub fn locator(mut self, locator: impl Locator) -> Self {
-        self.locator = Arc::new(locator);
+        self.locator = Arc::new(GuardedLocator(locator));
         self
     }
 
@@ -252,12 +252,10 @@ impl HttpBuilder {
         }
         let routes = Arc::new(routes.build()?);
         let directory = Directory::start(self.registry.clone(), &["gate"])?;
-        let dialler = Dialler {
-            ours: Identity::new(Kind::Master, new_uuid()),
-            secret: self.secret,
-            #[cfg(feature = "tls")]
-            tls: self.link_tls,
-        };
+        #[cfg(feature = "tls")]
+        let dialler = Dialler::new(self.secret, self.link_tls);
+        #[cfg(not(feature = "tls"))]
+        let dialler = Dialler::new(self.secret);
         let links = Links::start(&*self.registry, dialler)?;
         let proxy = Arc::new(HttpProxy {
             directory,
@@ -276,17 +274,12 @@ impl HttpBuilder {
             None => listen,
         };
         let second = Duration::from_secs;
-        let server = Server::bind(listen)
-            .reactors(1)
+        let server = serving::server(listen)
             .max_connections(self.max_connections)
-            .handshake_timeout(second(10))
             .read_timeout(second(30))
-            .answer_timeout(second(60))
             .idle_timeout(second(60))
             .write_stall_timeout(second(30))
-            .drain_deadline(second(10))
-            // A whole answer at once; the next request is read when the client has taken it.
-            .outbound_policy(OutboundPolicy::Drop);
+            .drain_deadline(second(10));
         let make = {
             let (proxy, cors, max_body) = (proxy.clone(), self.cors.map(Arc::new), self.max_body);
             move |_| Front {
@@ -297,11 +290,7 @@ impl HttpBuilder {
                 max_body,
             }
         };
-        let running = server.start(make)?;
-        let addr = running.local_addrs().first();
-        let Some(addr) = addr.and_then(crate::Addr::as_socket_addr) else {
-            return Err(Error::argument("listen", "use a tcp:// address"));
-        };
+        let (running, addr) = serving::start(server, make)?;
         Ok(HttpServer {
             addr,
             running: Some(running),

@@ -3,8 +3,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::rpc::{RpcTransporter, foreign_secret};
 use super::transporter::Transporter;
 use super::{Error, Mesh, Shared};
@@ -197,7 +195,7 @@ impl MeshBuilder {
         let shared = Arc::new(Shared {
             id,
             registered,
-            server: Mutex::new(Some(server)),
+            server,
         });
         shared.registered.register(instance)?;
         if let Some(monitor) = self.monitor {

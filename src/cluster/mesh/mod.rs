@@ -48,8 +48,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::monitor::Observed;
 use super::registry::Registered;
 use super::{Error, Kind, State};
@@ -78,8 +76,7 @@ pub struct Mesh {
 struct Shared {
     id: String,
     registered: Arc<Registered>,
-    /// Taken at the end.
-    server: Mutex<Option<Box<dyn MeshServer>>>,
+    server: Box<dyn MeshServer>,
 }
 
 impl Mesh {
@@ -127,10 +124,7 @@ impl Drop for Mesh {
         if let Err(error) = self.set_state(State::Hang) {
             log::warn!(target: "epicycle::cluster", "the mesh {} stays in its state: {error}", self.id());
         }
-        let server = self.shared.server.lock().take();
-        if let Some(server) = server {
-            server.shutdown(self.drain);
-        }
+        self.shared.server.shutdown(self.drain);
         self.shared.registered.deregister();
     }
 }
@@ -145,9 +139,7 @@ impl Observed for Shared {
     }
 
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
-        if let Some(server) = &*self.server.lock() {
-            server.expose(labels, to);
-        }
+        self.server.expose(labels, to);
     }
 }
 

@@ -137,7 +137,7 @@ impl MeshServer for RpcServer {
         self.peer.stats().expose(labels, to);
     }
 
-    fn shutdown(self: Box<Self>, deadline: Duration) {
+    fn shutdown(&self, deadline: Duration) {
         self.peer.shutdown_within(deadline);
     }
 }

@@ -57,7 +57,7 @@ use crate::metrics::Exposition;
 ///
 /// impl MeshServer for EchoServer {
 ///     fn addr(&self) -> SocketAddr { self.0.local_addr().expect("is bound") }
-///     fn shutdown(self: Box<Self>, _deadline: Duration) {}
+///     fn shutdown(&self, _deadline: Duration) {}
 /// }
 ///
 /// impl Channel for EchoChannel {
@@ -125,8 +125,8 @@ pub trait MeshServer: Send + Sync + 'static {
         let _ = (labels, to);
     }
 
-    /// Takes no more calls, lets those under way end within this time, and waits for the end.
-    fn shutdown(self: Box<Self>, deadline: Duration);
+    /// Takes no more calls, lets those under way end within this time, and waits for the end. It is called once.
+    fn shutdown(&self, deadline: Duration);
 }
 
 /// The connections to the instances of one target.

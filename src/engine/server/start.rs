@@ -102,7 +102,9 @@ pub(super) fn start<H: EventHandler>(
         what = if bound.names.is_empty() {
             "a client".to_owned()
         } else {
-            format!("listening on {}", bound.names)
+            // With the ports that the kernel chose.
+            let addrs: Vec<_> = running.local_addrs().iter().map(ToString::to_string).collect();
+            format!("listening on {}", addrs.join(", "))
         }
     );
     Ok(running)

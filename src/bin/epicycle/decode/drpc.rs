@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use epicycle::cluster::drpc::{Answer, Frame, FrameCodec, Incoming, Op, Request};
 use epicycle::cluster::packet::PacketOptions;
-use epicycle::codec::{Codec, Decoded};
 
-use super::packet::{Format, told as packet_told};
-use super::{cut, input, shown};
+use super::packet::told as packet_told;
+use super::{Input, print_frames, shown};
 
 /// Tells what frames between the servers of a cluster mean
 #[derive(Args)]
@@ -33,40 +32,25 @@ enum Command {
 
 #[derive(Args)]
 struct Decode {
-    /// The bytes as hexadecimal digits, with white space as you like; - reads them from standard input
-    #[arg(required = true)]
-    hex: Vec<String>,
+    #[command(flatten)]
+    input: Input,
     /// The bytes are answers, which the listener sends. Without it they are requests, which the dialler sends
     #[arg(long)]
     answers: bool,
-    #[command(flatten)]
-    format: Format,
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     let Command::Decode(flags) = &flags.command;
-    let mut bytes = input(&flags.hex)?;
-    let options = flags.format.options()?;
-    let mut at = 0;
-    while at < bytes.len() {
-        let left = bytes.len() - at;
-        let decoded = FrameCodec::default().decode(&mut bytes[at..]);
-        match decoded.map_err(|error| format!("at byte {at}: {error}"))? {
-            Decoded::Frame { frame, consumed } => {
-                let line = match frame {
-                    Incoming::Heartbeat => "heartbeat".to_owned(),
-                    Incoming::Frame(frame) => told(&frame, flags.answers, &options),
-                    other => format!("{other:?}"),
-                };
-                println!("{at:6}  {line}");
-                at += consumed;
-            }
-            Decoded::NeedMore { at_least } => return Err(cut(at, at_least, left)),
-            Decoded::Skip { consumed } => at += consumed,
-            Decoded::Hold => return Err(cut(at, left, left)),
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+    let options = flags.input.format.options()?;
+    print_frames(
+        &flags.input.hex,
+        FrameCodec::default(),
+        |frame| match frame {
+            Incoming::Heartbeat => "heartbeat".to_owned(),
+            Incoming::Frame(frame) => told(&frame, flags.answers, &options),
+            other => format!("{other:?}"),
+        },
+    )
 }
 
 /// Returns the line of a frame.

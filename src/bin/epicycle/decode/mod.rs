@@ -6,12 +6,50 @@ mod packet;
 use std::error::Error;
 use std::fmt::Write;
 use std::io::Read;
+use std::process::ExitCode;
+
+use clap::Args;
+use epicycle::codec::{Codec, Decoded};
 
 pub(crate) use self::drpc::{Flags as Drpc, run as drpc};
 pub(crate) use self::packet::{Flags as Packet, Format, run as packet};
 
 /// The longest input, in bytes.
 const MAX_INPUT: u64 = 64 << 20;
+
+/// The bytes, and what they are to be read as.
+#[derive(Args)]
+struct Input {
+    /// The bytes as hexadecimal digits, with white space as you like; - reads them from standard input
+    #[arg(required = true)]
+    hex: Vec<String>,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Prints a line for each frame of the input, with its place.
+fn print_frames<C: Codec>(
+    hex: &[String],
+    mut codec: C,
+    told: impl for<'f> Fn(C::Frame<'f>) -> String,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let mut bytes = input(hex)?;
+    let mut at = 0;
+    while at < bytes.len() {
+        let left = bytes.len() - at;
+        let decoded = codec.decode(&mut bytes[at..]);
+        match decoded.map_err(|error| format!("at byte {at}: {error}"))? {
+            Decoded::Frame { frame, consumed } => {
+                println!("{at:6}  {}", told(frame));
+                at += consumed;
+            }
+            Decoded::NeedMore { at_least } => return Err(cut(at, at_least, left)),
+            Decoded::Skip { consumed } => at += consumed,
+            Decoded::Hold => return Err(cut(at, left, left)),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
 
 /// Returns the bytes of hexadecimal digits, between which there may be white space. `-` stands for standard input.
 fn input(words: &[String]) -> Result<Vec<u8>, Box<dyn Error>> {

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use epicycle::cluster::packet::{PacketCodec, PacketFrame, PacketOptions};
-use epicycle::codec::{ByteOrder, Codec, Decoded};
+use epicycle::codec::ByteOrder;
 
-use super::{cut, input, shown};
+use super::{Input, print_frames, shown};
 
 /// Tells what packets between a client and a gate mean
 #[derive(Args)]
@@ -26,16 +26,7 @@ enum Command {
     ///   epicycle packet decode 00000007 00 0001 0002 6869
     ///   tshark … | epicycle packet decode --route-bytes 4 -
     #[command(verbatim_doc_comment)]
-    Decode(Decode),
-}
-
-#[derive(Args)]
-struct Decode {
-    /// The bytes as hexadecimal digits, with white space as you like; - reads them from standard input
-    #[arg(required = true)]
-    hex: Vec<String>,
-    #[command(flatten)]
-    format: Format,
+    Decode(Input),
 }
 
 /// The options of packets, which both ends must have.
@@ -75,24 +66,9 @@ impl Format {
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
-    let Command::Decode(flags) = &flags.command;
-    let mut bytes = input(&flags.hex)?;
-    let mut codec = PacketCodec::new(flags.format.options()?);
-    let mut at = 0;
-    while at < bytes.len() {
-        let left = bytes.len() - at;
-        let decoded = codec.decode(&mut bytes[at..]);
-        match decoded.map_err(|error| format!("at byte {at}: {error}"))? {
-            Decoded::Frame { frame, consumed } => {
-                println!("{at:6}  {}", told(&frame));
-                at += consumed;
-            }
-            Decoded::NeedMore { at_least } => return Err(cut(at, at_least, left)),
-            Decoded::Skip { consumed } => at += consumed,
-            Decoded::Hold => return Err(cut(at, left, left)),
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+    let Command::Decode(input) = &flags.command;
+    let codec = PacketCodec::new(input.format.options()?);
+    print_frames(&input.hex, codec, |frame| told(&frame))
 }
 
 /// Returns the line of a packet.

@@ -1,6 +1,7 @@
 //! The calls of meshes over gRPC.
 
 mod channel;
+mod configured;
 mod connection;
 mod driver;
 mod host;

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::body::Body;
@@ -70,8 +71,7 @@ pub(super) struct GrpcServer {
     permits: Arc<Semaphore>,
     max_connections: usize,
     /// Gets the deadline. Its drop ends the server at once.
-    stop: oneshot::Sender<Duration>,
-    thread: thread::JoinHandle<()>,
+    running: Mutex<Option<(oneshot::Sender<Duration>, thread::JoinHandle<()>)>>,
 }
 
 /// The services of a server.
@@ -139,14 +139,14 @@ pub(super) fn start(options: GrpcTransporter) -> Result<GrpcServer, Error> {
         });
         runtime.shutdown_background();
     })?;
+    log::info!(target: "epicycle::cluster", "gRPC: listening on {addr}");
     Ok(GrpcServer {
         addr,
         is_secure,
         counters,
         permits,
         max_connections: options.max_connections,
-        stop,
-        thread,
+        running: Mutex::new(Some((stop, thread))),
     })
 }
 
@@ -186,9 +186,11 @@ impl MeshServer for GrpcServer {
         stats.expose(labels, to);
     }
 
-    fn shutdown(self: Box<Self>, deadline: Duration) {
-        let _ = self.stop.send(deadline);
-        let _ = self.thread.join();
+    fn shutdown(&self, deadline: Duration) {
+        if let Some((stop, thread)) = self.running.lock().take() {
+            let _ = stop.send(deadline);
+            let _ = thread.join();
+        }
     }
 }
 

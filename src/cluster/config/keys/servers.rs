@@ -1,25 +1,16 @@
-//! The keys of due's configuration, and what they set.
+//! The keys of servers and of what they have in common.
 
-use super::value::{Problem, Value};
-use super::{ClientsConfig, Config, PacketConfig, ResumeConfig, ServerConfig};
+use super::Effect::{self, Sets};
+use super::{Keys, set};
+use crate::cluster::config::value::{Problem, Value};
+use crate::cluster::config::{ClientsConfig, Config, PacketConfig, ResumeConfig, ServerConfig};
 use crate::codec::ByteOrder;
 
-/// The effect of a key on `T`.
-enum Effect<T> {
-    Sets(fn(&mut T, Value<'_>) -> Result<(), Problem>),
-    /// None, for this reason.
-    None(&'static str),
-}
-
-use Effect::Sets;
-
-type Keys<T> = &'static [(&'static str, Effect<T>)];
-
 /// The keys that are in no table of servers.
-const ROOT: Keys<Config> = &[
+pub(super) const ROOT: Keys<Config> = &[
     (
         "pid",
-        Sets(|config, value| set(&mut config.pid_file, value.optional()?.map(Into::into))),
+        Sets(|config, value| set(&mut config.pid_file, value.path()?)),
     ),
     (
         "mode",
@@ -44,7 +35,7 @@ const ROOT: Keys<Config> = &[
     ),
 ];
 
-const PACKET: Keys<PacketConfig> = &[
+pub(super) const PACKET: Keys<PacketConfig> = &[
     (
         "byteOrder",
         Sets(|packet, value| set(&mut packet.byte_order, byte_order(value)?)),
@@ -68,7 +59,7 @@ const PACKET: Keys<PacketConfig> = &[
 ];
 
 /// The keys of `cluster.gate.resume`, which due does not have.
-const RESUME: Keys<ResumeConfig> = &[
+pub(super) const RESUME: Keys<ResumeConfig> = &[
     (
         "window",
         Sets(|resume, value| set(&mut resume.window, Some(value.time()?))),
@@ -92,7 +83,7 @@ const RESUME: Keys<ResumeConfig> = &[
 ];
 
 /// The keys of `cluster.gate`, `cluster.node`, `cluster.mesh` and `cluster.client`.
-const SERVER: Keys<ServerConfig> = &[
+pub(super) const SERVER: Keys<ServerConfig> = &[
     (
         "id",
         Sets(|server, value| set(&mut server.id, value.optional()?)),
@@ -155,7 +146,7 @@ const SERVER: Keys<ServerConfig> = &[
 ];
 
 /// The keys of `network.tcp.server` and its like.
-const CLIENTS: Keys<ClientsConfig> = &[
+pub(super) const CLIENTS: Keys<ClientsConfig> = &[
     (
         "addr",
         Sets(|clients, value| set(&mut clients.addr, value.optional()?)),
@@ -174,11 +165,11 @@ const CLIENTS: Keys<ClientsConfig> = &[
     ),
     (
         "certFile",
-        Sets(|clients, value| set(&mut clients.cert_file, value.optional()?.map(Into::into))),
+        Sets(|clients, value| set(&mut clients.certificate.cert_file, value.path()?)),
     ),
     (
         "keyFile",
-        Sets(|clients, value| set(&mut clients.key_file, value.optional()?.map(Into::into))),
+        Sets(|clients, value| set(&mut clients.certificate.key_file, value.path()?)),
     ),
     (
         "heartbeatInterval",
@@ -229,132 +220,6 @@ const CLIENTS: Keys<ClientsConfig> = &[
         Effect::None("a client that does not read is bounded in bytes, by `outbound_limit`"),
     ),
 ];
-
-/// The parts of due that have keys of their own, which are for other programs or the application.
-const ELSEWHERE: [&str; 14] = [
-    "cache",
-    "config",
-    "crypto",
-    "eventbus",
-    "http",
-    "locate",
-    "lock",
-    "log",
-    "network.kcp.client",
-    "network.tcp.client",
-    "network.ws.client",
-    "registry",
-    "tls",
-    "transport",
-];
-
-const SERVERS: [&str; 4] = ["gate", "node", "mesh", "client"];
-const TRANSPORTS: [&str; 3] = ["tcp", "ws", "kcp"];
-
-/// The result of applying a key.
-pub(super) enum Applied {
-    Done,
-    /// It has no meaning here. The path is that of the key, or of the table that as a whole has none.
-    NoEffect {
-        path: String,
-        reason: &'static str,
-    },
-    Unknown,
-}
-
-/// Sets what the key at `path` sets.
-///
-/// # Errors
-///
-/// The problem of the value.
-pub(super) fn apply(config: &mut Config, path: &str, value: Value<'_>) -> Result<Applied, Problem> {
-    if let Some(part) = ELSEWHERE.iter().find(|part| is_in(path, part)) {
-        let reason = "no part of epicycle reads it from here";
-        let path = format!("{part}.*");
-        return Ok(Applied::NoEffect { path, reason });
-    }
-    if let Some(key) = path.strip_prefix("cluster.gate.resume.") {
-        return run(RESUME, &mut config.resume, key, path, value);
-    }
-    if let Some(rest) = path.strip_prefix("cluster.")
-        && let Some((kind, key)) = rest.split_once('.')
-        && let Some(server) = config.server_mut(kind)
-    {
-        if let Some(name) = key.strip_prefix("metadata.") {
-            server
-                .metadata
-                .insert(name.to_owned(), value.text()?.to_owned());
-            return Ok(Applied::Done);
-        }
-        return run(SERVER, server, key, path, value);
-    }
-    if let Some(rest) = path.strip_prefix("network.")
-        && let Some((transport, key)) = rest.split_once(".server.")
-        && let Some(clients) = config.clients_mut(transport)
-    {
-        return run(CLIENTS, clients, key, path, value);
-    }
-    if let Some(key) = path.strip_prefix("packet.") {
-        return run(PACKET, &mut config.packet, key, path, value);
-    }
-    run(ROOT, config, path, path, value)
-}
-
-/// Returns the paths of all keys.
-pub(super) fn all() -> Vec<String> {
-    let names = |prefix: &str, keys: &mut dyn Iterator<Item = &'static str>| -> Vec<String> {
-        keys.map(|key| format!("{prefix}{key}")).collect()
-    };
-    let mut paths = names("", &mut ROOT.iter().map(|key| key.0));
-    paths.extend(names("packet.", &mut PACKET.iter().map(|key| key.0)));
-    for server in SERVERS {
-        let prefix = format!("cluster.{server}.");
-        paths.extend(names(&prefix, &mut SERVER.iter().map(|key| key.0)));
-    }
-    paths.extend(names(
-        "cluster.gate.resume.",
-        &mut RESUME.iter().map(|key| key.0),
-    ));
-    for transport in TRANSPORTS {
-        let prefix = format!("network.{transport}.server.");
-        paths.extend(names(&prefix, &mut CLIENTS.iter().map(|key| key.0)));
-    }
-    paths
-}
-
-/// Returns true if the key is in a table of which this module knows all keys.
-pub(super) fn is_ours(path: &str) -> bool {
-    ["cluster", "network", "packet", "task"]
-        .iter()
-        .any(|table| is_in(path, table))
-}
-
-fn is_in(path: &str, table: &str) -> bool {
-    path.strip_prefix(table)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-}
-
-fn run<T>(
-    keys: Keys<T>,
-    into: &mut T,
-    key: &str,
-    path: &str,
-    value: Value<'_>,
-) -> Result<Applied, Problem> {
-    match keys.iter().find(|(name, _)| *name == key) {
-        Some((_, Sets(apply))) => apply(into, value).map(|()| Applied::Done),
-        Some((_, Effect::None(reason))) => Ok(Applied::NoEffect {
-            path: path.to_owned(),
-            reason,
-        }),
-        None => Ok(Applied::Unknown),
-    }
-}
-
-fn set<T>(field: &mut Option<T>, value: Option<T>) -> Result<(), Problem> {
-    *field = value;
-    Ok(())
-}
 
 /// Reads the host that others dial. With due it tells whether to use the public address, which is unknown here.
 fn expose(server: &mut ServerConfig, value: Value<'_>) -> Result<(), Problem> {
