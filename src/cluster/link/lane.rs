@@ -2,86 +2,14 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
-use super::Identity;
 use super::calls::Calls;
 use super::queue::Queue;
+use super::{Identity, LaneEvent, LaneOptions, LaneStats};
 use crate::cluster::Error;
-use crate::cluster::config::ServerConfig;
 use crate::cluster::drpc::{
-    Answer, Code, Frame, Hello, Incoming, LinkHeartbeat, MAC, NONCE, Op, Party, RejectReason,
-    Request, Role, Secret, VERSION, Value,
+    Answer, Code, Frame, Hello, Incoming, LinkHeartbeat, MAC, NONCE, Op, Party, Request, Role,
+    Secret, VERSION, Value,
 };
-
-/// The limits and times of a [`Lane`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LaneOptions {
-    /// The time within which a peer must have answered the opening. Default: 3 s.
-    pub handshake_timeout: Duration,
-    /// The time within which a call must be answered, counted from when it is made. Default: 3 s.
-    pub call_timeout: Duration,
-    /// The time between two heartbeats. Default: 10 s. A listener closes a link that is silent for 20 s.
-    pub heartbeat: Duration,
-    /// The maximum number of calls that wait for answers. More are refused with [`Error::Busy`]. Default: 65,536, at about 100
-    /// bytes each.
-    pub max_calls: usize,
-    /// The maximum number of bytes that wait for a connection. Default: 4 MiB.
-    pub queue_bytes: usize,
-    /// The maximum time for which they wait. Default: 3 s.
-    pub queue_time: Duration,
-    /// The maximum number of bytes that the connection has not sent yet. More are refused with [`Error::Busy`]. Default: 64 MiB.
-    pub max_backlog: usize,
-}
-
-impl LaneOptions {
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`] if no link could work with these.
-    pub(in crate::cluster) fn check(&self) -> Result<(), Error> {
-        let times = [
-            ("handshake_timeout", self.handshake_timeout),
-            ("call_timeout", self.call_timeout),
-            ("heartbeat", self.heartbeat),
-            ("queue_time", self.queue_time),
-        ];
-        for (name, time) in times {
-            Error::if_zero(name, time)?;
-        }
-        if self.max_backlog > MAX_BACKLOG {
-            let problem = format!(
-                "a backlog of {} bytes is more than 256 MiB",
-                self.max_backlog
-            );
-            return Err(Error::argument("lanes", problem));
-        }
-        Ok(())
-    }
-
-    /// Returns the options of a server's configuration.
-    pub(in crate::cluster) fn from_config(server: &ServerConfig) -> Self {
-        let mut options = Self::default();
-        options.call_timeout = server.call_timeout.unwrap_or(options.call_timeout);
-        options.handshake_timeout = server.dial_timeout.unwrap_or(options.handshake_timeout);
-        options
-    }
-}
-
-impl Default for LaneOptions {
-    fn default() -> Self {
-        Self {
-            handshake_timeout: Duration::from_secs(3),
-            call_timeout: Duration::from_secs(3),
-            heartbeat: Duration::from_secs(10),
-            max_calls: 65_536,
-            queue_bytes: 4 << 20,
-            queue_time: Duration::from_secs(3),
-            max_backlog: 64 << 20,
-        }
-    }
-}
-
-/// The most that may wait on a connection. What is sent at once comes on top, and the engine's limit is 512 MiB.
-const MAX_BACKLOG: usize = 256 << 20;
 
 /// The dialler's side of one connection to a peer. It outlives the connection: the next one goes on with what waits.
 ///
@@ -137,68 +65,6 @@ const HELLO: u64 = 2;
 const GET_STATE: u64 = 3;
 const PROVE: u64 = 4;
 const FIRST_CALL: u64 = 16;
-
-/// A change that the owner of a [`Lane`] must know of.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum LaneEvent<'a, T> {
-    /// The peer is known and takes requests.
-    Up {
-        /// True if the peer knows the extensions; false if it is due.
-        extensions: bool,
-        /// The number of the peer's [`State`](crate::cluster::State), if it told one.
-        state: Option<u8>,
-    },
-    /// A call has ended.
-    Answered {
-        /// The caller's token.
-        token: T,
-        /// The answer, or the reason why there is none.
-        result: Result<Answer<'a>, Error>,
-    },
-    /// The peer has not taken a packet that was delivered to it.
-    Rejected {
-        /// The connection.
-        cid: i64,
-        /// The packet's route.
-        route: i32,
-        /// The packet's seq.
-        seq: i32,
-        /// The reason.
-        reason: RejectReason,
-    },
-    /// The peer is about to stop: it has done what was sent before, and takes no more.
-    Bye,
-    /// Frames have waited for too long for a connection and are given up.
-    GaveUp {
-        /// Their number.
-        frames: u64,
-        /// Their bytes.
-        bytes: u64,
-    },
-}
-
-/// Counters of a [`Lane`], from its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LaneStats {
-    /// Frames written to a connection, without heartbeats and openings.
-    pub sent: u64,
-    /// Calls that wait for an answer now.
-    pub calls: u64,
-    /// Bytes that wait for a connection now.
-    pub queued_bytes: u64,
-    /// Frames refused, since a queue or the table of calls was full.
-    pub refused: u64,
-    /// Frames given up, since there was no connection for too long.
-    pub given_up: u64,
-    /// Calls that timed out.
-    pub timeouts: u64,
-    /// Answers to calls that were cancelled or had timed out.
-    pub late: u64,
-    /// Answers that could not be read.
-    pub malformed: u64,
-}
 
 impl<T> Lane<T> {
     /// Returns a lane without a connection.

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use super::dialled::Dialled;
 use super::{Identity, Lane, LaneEvent, LaneOptions};
 use crate::cluster::Error;
 use crate::cluster::chance::Chance;
-use crate::cluster::drpc::{Incoming, MAX_FRAME, Request, Secret};
+use crate::cluster::drpc::{Incoming, Request, Secret};
 use crate::cluster::registry::LinkEndpoint;
-use crate::engine::conn::limits::ConnLimits;
-use crate::engine::connect::{Backoff, Connect, ConnectError, FailedConnect, Reconnect};
+use crate::engine::connect::{Backoff, Connect, ConnectError, FailedConnect};
 use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
 use crate::engine::slots::ConnId;
 #[cfg(feature = "tls")]
@@ -43,23 +43,6 @@ pub(in crate::cluster) struct Lanes<T> {
     chance: Chance,
 }
 
-struct Dialled<T> {
-    lane: Lane<T>,
-    theirs: Identity,
-    /// `None` until the peer is registered.
-    endpoint: Option<LinkEndpoint>,
-    /// How to reach it.
-    connect: Option<Connect>,
-    conn: Option<ConnId>,
-    /// The bytes that the connection had not sent when it was last looked at.
-    backlog: usize,
-    is_changed: bool,
-    backoff: Backoff,
-    opened: Duration,
-    /// The time of the next attempt to dial, if none is under way.
-    dial_at: Option<Duration>,
-}
-
 /// The frames that were given up since the last log line.
 #[derive(Default)]
 struct Lost {
@@ -74,14 +57,8 @@ pub(in crate::cluster) trait LinkTimer: EventHandler {
     fn on_link_timer(&mut self, reactor: &mut Reactor<'_, Self>, at: Duration);
 }
 
-const FIRST_DELAY: Duration = Duration::from_millis(50);
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
-
 /// The maximum number of peers that are expected.
 const MAX_EXPECTED: usize = 1024;
-
-/// The usual high-water mark of a link.
-const HIGH_WATER: usize = 1 << 20;
 
 /// The number of bytes that are written before the end of the turn: they are still in a core's cache then, and the peer has something
 /// to do.
@@ -546,62 +523,6 @@ impl<T> Lanes<T> {
     }
 }
 
-impl<T> Dialled<T> {
-    /// Returns true if the lane goes on when the peer is registered at this address. One that is only expected goes on as long as
-    /// something waits for it.
-    fn is_wanted(&self, at: Option<&LinkEndpoint>) -> bool {
-        match &self.endpoint {
-            Some(endpoint) => at == Some(endpoint),
-            None => at.is_some() || self.lane.stats().queued_bytes > 0,
-        }
-    }
-
-    fn dial<H: LinkTimer>(&mut self, token: u64, now: Duration, reactor: &mut Reactor<'_, H>) {
-        // The lane keeps to its own limit, so that what it gives to the connection is always taken.
-        let max = self.lane.max_backlog();
-        // Past the mark the end of the backlog is told, so that it is never taken for much more than it is.
-        let limits = ConnLimits::new()
-            .outbound_limit(max + 2 * MAX_FRAME)
-            .high_water((max / 8).min(HIGH_WATER));
-        let Some(connect) = self.connect.clone() else {
-            return;
-        };
-        let connect = connect
-            .timeout(self.lane.handshake_timeout())
-            .limits(limits)
-            .token(token);
-        if let Err(error) = reactor.connect(connect) {
-            log::debug!(target: "epicycle::cluster", "no link to {}: {error}", self.theirs.id);
-            self.dial_later(now);
-        }
-    }
-
-    /// Gives the connection up, and dials again later.
-    fn lose(&mut self, now: Duration, events: &mut impl FnMut(&Identity, LaneEvent<'_, T>)) {
-        self.conn = None;
-        let theirs = &self.theirs;
-        self.lane.disconnected(&mut |event| events(theirs, event));
-        let lasted = now.saturating_sub(self.opened);
-        let delay = self.backoff.after_connection(lasted, &policy());
-        self.dial_at = Some(now.saturating_add(delay));
-    }
-
-    fn dial_later(&mut self, now: Duration) {
-        let delay = self.backoff.after_failure(&policy());
-        self.dial_at = Some(now.saturating_add(delay));
-    }
-
-    fn write<H: LinkTimer>(&mut self, conn: &mut Conn<'_, H>) {
-        self.lane.write_output(|output| {
-            if let Err(error) = conn.write(output) {
-                // It is closing, and the next connection begins anew.
-                log::debug!(target: "epicycle::cluster", "the link to {}: {error}", self.theirs.id);
-            }
-        });
-        self.backlog = conn.buffered_out();
-    }
-}
-
 impl Lost {
     fn log(&mut self, now: Duration) {
         let is_due = self.logged.is_none_or(|at| now >= at + LOG_INTERVAL);
@@ -614,8 +535,4 @@ impl Lost {
             );
         }
     }
-}
-
-fn policy() -> Reconnect {
-    Reconnect::new(FIRST_DELAY, LONGEST_DELAY)
 }

@@ -42,10 +42,13 @@
 //! ```
 
 mod calls;
+mod dialled;
+mod events;
 mod inbound;
 mod lane;
 mod lanes;
 mod listener;
+mod options;
 mod peers;
 mod queue;
 #[cfg(feature = "tls")]
@@ -53,10 +56,12 @@ mod tls;
 
 use super::Kind;
 
+pub use self::events::{LaneEvent, LaneStats};
 pub(super) use self::inbound::Inbound;
-pub use self::lane::{Lane, LaneEvent, LaneOptions, LaneStats};
+pub use self::lane::Lane;
 pub(super) use self::lanes::{Lanes, LinkTimer};
 pub use self::listener::{Listener, ListenerStats, Verdict};
+pub use self::options::LaneOptions;
 pub(super) use self::peers::{endpoint, peers, registered, warn_if_open};
 #[cfg(feature = "tls")]
 pub use self::tls::LinkTls;
