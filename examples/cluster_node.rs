@@ -5,7 +5,7 @@ mod util;
 use std::process::ExitCode;
 
 use clap::Parser;
-use epicycle::cluster::codec::Raw;
+use epicycle::cluster::codec::RawRef;
 use epicycle::cluster::node::Node;
 use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry};
 use epicycle::cluster::{Error, Kind};
@@ -35,7 +35,7 @@ fn start(flags: Flags) -> Result<Node, Error> {
         .link(flags.link)
         .registry(registry)
         .route(1, |_, cx| {
-            let data: Raw = cx.parse()?;
+            let data = RawRef(cx.data());
             cx.respond(&data)
         })
         .start()

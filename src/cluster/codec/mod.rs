@@ -16,7 +16,9 @@ use std::sync::Arc;
 use super::Error;
 use crate::rpc::wire::{Codecs, Format};
 
-pub use crate::rpc::wire::{BodyCodec, BodyError, DecodeBody, Dual, EncodeBody, Pb, Raw, Visit};
+pub use crate::rpc::wire::{
+    BodyCodec, BodyError, DecodeBody, Dual, EncodeBody, Pb, Raw, RawRef, Visit,
+};
 
 /// The format of the data in packets. A clone is cheap.
 ///

@@ -19,6 +19,7 @@ use crate::cluster::packet::Packet;
 use crate::cluster::reactors::Calls;
 use crate::cluster::registry::LinkEndpoint;
 use crate::cluster::{Error, Event};
+use crate::sys::monotonic;
 
 /// The error of a handler.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
@@ -31,6 +32,8 @@ pub(super) struct Core {
     pub(super) lanes: Lanes<Asked>,
     /// The time at which the turn began.
     pub(super) now: Instant,
+    /// The turn in which a handler ran last, by its beginning, and the time at which that handler ended, in nanoseconds.
+    last_handler: (Instant, u64),
     /// True if the end of the turn has something to do.
     pub(super) is_pending: bool,
     /// All servers that are registered, but this one.
@@ -59,8 +62,7 @@ pub(super) struct Core {
     /// Questions to several gates, by their numbers.
     pub(super) gathering: HashMap<u64, Gather>,
     pub(super) last_gather: u64,
-    /// Buffers for what is sent.
-    pub(super) data: Vec<u8>,
+    /// The buffer for what is encoded.
     pub(super) packet: Vec<u8>,
 }
 
@@ -171,6 +173,7 @@ impl Core {
             id,
             lanes,
             now: Instant::now(),
+            last_handler: (Instant::now(), monotonic::nanos()),
             posting,
             is_pending: false,
             peers: [].into(),
@@ -188,7 +191,6 @@ impl Core {
             locating_len: 0,
             gathering: HashMap::new(),
             last_gather: 0,
-            data: Vec::new(),
             packet: Vec::new(),
             shared,
         }
@@ -226,6 +228,25 @@ impl Core {
             LaneEvent::Rejected { .. } => counters.packets_rejected.add(1),
             _ => {}
         })
+    }
+
+    /// Returns the time at which a handler begins. Only the first of a turn needs the clock, since little happens between two.
+    fn handler_begins(&self) -> u64 {
+        match self.last_handler {
+            (turn, ended) if turn == self.now => ended,
+            _ => monotonic::nanos(),
+        }
+    }
+
+    /// Counts a handler that has ended. Returns the time that it took.
+    fn handler_ends(&mut self, began: u64) -> Duration {
+        let ended = monotonic::nanos();
+        self.last_handler = (self.now, ended);
+        let took = ended.saturating_sub(began);
+        let counters = self.counters();
+        counters.handled.add(1);
+        counters.handling.add_nanos(took);
+        Duration::from_nanos(took)
     }
 
     /// Returns true if something must be done when the handlers of this callback have ended.
@@ -430,17 +451,15 @@ pub(super) fn attend<'r, C>(
     request: impl for<'c> Fn(&'c mut C) -> &'c mut Request<'r>,
     handler: impl FnOnce(&mut C) -> Result<(), HandlerError>,
 ) -> bool {
-    let began = Instant::now();
+    let began = request(cx).core.handler_begins();
     let ended = catch_unwind(AssertUnwindSafe(|| {
         let result = handler(cx).map_err(|error| error.to_string());
         request(cx).values.clear();
         result
     }));
-    let took = began.elapsed();
     let request = request(cx);
+    let took = request.core.handler_ends(began);
     let counters = request.core.counters();
-    counters.handled.add(1);
-    counters.handling.add(took);
     if took > SLOW {
         counters.slow_handlers.add(1);
         log::warn!(

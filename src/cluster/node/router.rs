@@ -103,12 +103,9 @@ impl<T> Route<T> {
 }
 
 impl<T> Router<T> {
-    pub(super) fn route(&self, route: i32) -> Option<&Route<T>> {
-        self.routes.get(&route)
-    }
-
-    pub(super) fn default_route(&self) -> Option<&Route<T>> {
-        self.default.as_ref()
+    /// Returns what serves a route: the default one, if it has none of its own.
+    pub(super) fn serving(&self, route: i32) -> Option<&Route<T>> {
+        self.routes.get(&route).or(self.default.as_ref())
     }
 
     pub(super) fn gate_lost(&self) -> Option<&Handler<T>> {

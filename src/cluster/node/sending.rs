@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use super::context::{Asked, Call, Core, Found, Gather, Locating, OwnPacket, Place};
 use super::reply::Reply;
-use super::shared::guarded;
+use super::shared::{Options, guarded};
 use crate::cluster::codec::EncodeBody;
 use crate::cluster::dispatch::{Dispatch, Refusal, Source};
 use crate::cluster::drpc::Request;
 use crate::cluster::link::Identity;
 use crate::cluster::locator::Located;
-use crate::cluster::packet::Packet;
 use crate::cluster::{Error, Kind};
 
 /// The maximum number of requests that wait for the locator, on one reactor.
@@ -25,12 +24,16 @@ impl Core {
         value: &(impl EncodeBody + ?Sized),
         send: impl FnOnce(&mut Self, &[u8]) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        self.encode_data(value)?;
-        #[cfg(feature = "crypto")]
-        if let Some(cipher) = &self.shared.options.cipher {
-            self.data = cipher.encrypt(&self.data)?;
-        }
-        self.with_data(head, send)
+        self.encode(head, |options, dst| {
+            #[cfg(feature = "crypto")]
+            if let Some(cipher) = &options.cipher {
+                let data = options.codec.encode(value)?;
+                dst.extend_from_slice(&cipher.encrypt(&data)?);
+                return Ok(());
+            }
+            options.codec.encode_into(value, dst)
+        })?;
+        self.with_encoded(send)
     }
 
     /// Encodes a packet for a node, and gives it to `send`.
@@ -40,26 +43,26 @@ impl Core {
         value: &(impl EncodeBody + ?Sized),
         send: impl FnOnce(&mut Self, &[u8]) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        self.encode_data(value)?;
-        self.with_data(head, send)
+        self.encode(head, |options, dst| options.codec.encode_into(value, dst))?;
+        self.with_encoded(send)
     }
 
-    fn encode_data(&mut self, value: &(impl EncodeBody + ?Sized)) -> Result<(), Error> {
-        self.data.clear();
-        let codec = &self.shared.options.codec;
-        codec.encode_into(value, &mut self.data)
-    }
-
-    fn with_data<R>(
+    /// Encodes a packet into the buffer for that, and not into that of a lane, where a faulty codec would harm what others send.
+    fn encode(
         &mut self,
-        (route, seq): (i32, i32),
+        head: (i32, i32),
+        data: impl FnOnce(&Options, &mut Vec<u8>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let options = &self.shared.options;
+        self.packet.clear();
+        let packets = &options.packet;
+        packets.encode_with(head, &mut self.packet, |dst| data(options, dst))
+    }
+
+    fn with_encoded<R>(
+        &mut self,
         send: impl FnOnce(&mut Self, &[u8]) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        self.packet.clear();
-        let options = &self.shared.options;
-        let data = &self.data;
-        let packets = &options.packet;
-        packets.encode_into(&Packet { route, seq, data }, &mut self.packet)?;
         let packet = std::mem::take(&mut self.packet);
         let sent = send(self, &packet);
         self.packet = packet;

@@ -100,6 +100,22 @@ impl PacketOptions {
         Ok(())
     }
 
+    /// Appends an encoded packet, whose data `put` appends. After an error, `dst` ends with a part of it.
+    pub(in crate::cluster) fn encode_with(
+        &self,
+        (route, seq): (i32, i32),
+        dst: &mut Vec<u8>,
+        put: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let begin = dst.len();
+        dst.resize(begin + SIZE + self.head(), 0);
+        put(dst)?;
+        let (head, data) = dst[begin..].split_at_mut(SIZE + self.head());
+        let packet = Packet { route, seq, data };
+        head.copy_from_slice(self.packet_head(&packet)?.as_bytes());
+        Ok(())
+    }
+
     /// Encodes a heartbeat.
     pub fn encode_heartbeat(&self, heartbeat: Heartbeat) -> EncodedPacket {
         let bytes = self.heartbeat_bytes(heartbeat);

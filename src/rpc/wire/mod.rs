@@ -53,7 +53,7 @@ mod uri;
 
 pub use self::codec::{
     Body, BodyCodec, BodyError, Codec, Codecs, DecodeBody, Dual, EncodeBody, Format, Html, Pb, Raw,
-    Visit,
+    RawRef, Visit,
 };
 pub use self::error::{RegistryError, WireError};
 pub use self::filter::{Filter, FilterError, FilterPipe, Filters, Gzip, Md5};

@@ -14,6 +14,14 @@ use crate::cluster::node::shared::{Shared, guarded};
 use crate::cluster::packet::{Packet, PacketFrame};
 use crate::engine::slots::ConnId;
 
+/// The place of the user of a packet, as far as it is known.
+enum Place {
+    Here,
+    /// Not here. The packet is rejected for this reason.
+    Elsewhere(RejectReason),
+    Unknown,
+}
+
 impl<T: 'static> NodeReactor<T> {
     /// Takes a packet or rejects it, and returns true; or waits for the locator.
     pub(super) fn on_packet(
@@ -25,54 +33,60 @@ impl<T: 'static> NodeReactor<T> {
     ) -> bool {
         let (cid, uid) = client;
         self.know(from, cid, uid);
-        let shared = self.core.shared.clone();
-        let Ok(PacketFrame::Packet { packet, .. }) = shared.options.packet.decode_message(whole)
-        else {
+        let packets = self.core.shared.options.packet;
+        let Ok(PacketFrame::Packet { packet, .. }) = packets.decode_message(whole) else {
             self.refuse(client, whole, back, None);
             return true;
         };
-        let router = self.router.clone();
-        let Some(route) = router.route(packet.route).or(router.default_route()) else {
+        let Some(route) = self.router.serving(packet.route) else {
             self.core.counters().unknown_routes.add(1);
             self.answer(back, false);
             return true;
         };
         if route.spec.stateful {
-            if uid <= 0 {
-                self.refuse(client, whole, back, Some(RejectReason::Moved));
-                return true;
-            }
-            if self.left.contains(&uid) {
-                self.refuse(client, whole, back, Some(RejectReason::Draining));
-                return true;
-            }
-            // The cache may have no answer again, for example while the locator cannot be reached.
-            let located = match self.found.take() {
-                Some(Ok(node)) => node.map_or(Located::Nowhere, Located::At),
-                Some(Err(())) => {
-                    self.refuse(client, whole, back, Some(RejectReason::Overload));
+            match self.find_user(uid) {
+                Place::Here => {}
+                Place::Elsewhere(reason) => {
+                    self.refuse(client, whole, back, Some(reason));
                     return true;
                 }
-                None => match shared.locations.cached_node(uid, &shared.alias) {
-                    Located::At(nid) if *nid != *shared.ours.id => older(&shared, uid),
-                    Located::Nowhere => older(&shared, uid),
-                    located => located,
-                },
-            };
-            match located {
-                Located::At(nid) if *nid == shared.ours.id => {}
-                Located::At(_) | Located::Nowhere => {
-                    self.refuse(client, whole, back, Some(RejectReason::Moved));
-                    return true;
-                }
-                Located::Unknown => return self.await_location(from, client, whole, back),
+                Place::Unknown => return self.await_location(from, client, whole, back),
             }
         }
         self.answer(back, false);
-        self.run(from, client, Subject::Packet(packet), |state, request| {
-            route.run(state, request)
-        });
+        // Found again, since a reference to it would have to count the router's.
+        if let Some(route) = self.router.serving(packet.route) {
+            let (state, subject) = (TypeId::of::<T>(), Subject::Packet(packet));
+            let mut request = Request::new(&mut self.core, state, from, client, subject);
+            request.attend(&mut self.state, |state, request| route.run(state, request));
+        }
         true
+    }
+
+    /// Finds out if the user of a packet of a stateful route is on this node.
+    fn find_user(&mut self, uid: i64) -> Place {
+        if uid <= 0 {
+            return Place::Elsewhere(RejectReason::Moved);
+        }
+        if self.left.contains(&uid) {
+            return Place::Elsewhere(RejectReason::Draining);
+        }
+        let shared = &self.core.shared;
+        // The cache may have no answer again, for example while the locator cannot be reached.
+        let located = match self.found.take() {
+            Some(Ok(node)) => node.map_or(Located::Nowhere, Located::At),
+            Some(Err(())) => return Place::Elsewhere(RejectReason::Overload),
+            None => match shared.locations.cached_node(uid, &shared.alias) {
+                Located::At(nid) if *nid != *shared.ours.id => older(shared, uid),
+                Located::Nowhere => older(shared, uid),
+                located => located,
+            },
+        };
+        match located {
+            Located::At(nid) if *nid == shared.ours.id => Place::Here,
+            Located::At(_) | Located::Nowhere => Place::Elsewhere(RejectReason::Moved),
+            Located::Unknown => Place::Unknown,
+        }
     }
 
     /// Asks the locator where a user is. What comes of the connection waits until that is known. Returns true if the packet was

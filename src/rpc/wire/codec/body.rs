@@ -4,7 +4,8 @@ use serde::de::DeserializeOwned;
 
 use super::{BodyError, Format, form, json, plain, protobuf};
 
-/// A value that can be sent as a body: any type that serde serializes, [`Pb`](super::Pb), [`Raw`] and [`Dual`].
+/// A value that can be sent as a body: any type that serde serializes, [`Pb`](super::Pb), [`Raw`], [`RawRef`] and
+/// [`Dual`].
 pub trait EncodeBody {
     /// Appends the encoded value.
     ///
@@ -108,6 +109,17 @@ impl EncodeBody for Raw {
 impl DecodeBody for Raw {
     fn decode_body(_: Format<'_>, body: &[u8]) -> Result<Self, BodyError> {
         Ok(Self(Bytes::copy_from_slice(body)))
+    }
+}
+
+/// Borrowed bytes as a body, unchanged, for any codec: a [`Raw`] to send, without a copy of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RawRef<'a>(pub &'a [u8]);
+
+impl EncodeBody for RawRef<'_> {
+    fn encode_body(&self, _: Format<'_>, out: &mut Vec<u8>) -> Result<(), BodyError> {
+        out.extend_from_slice(self.0);
+        Ok(())
     }
 }
 

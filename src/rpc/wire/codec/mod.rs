@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::{Message, Meta, RegistryError};
 use crate::error::error_messages;
 
-pub use self::body::{Body, DecodeBody, Dual, EncodeBody, Html, Raw};
+pub use self::body::{Body, DecodeBody, Dual, EncodeBody, Html, Raw, RawRef};
 pub use self::protobuf::Pb;
 
 /// The id of a body codec in messages.
