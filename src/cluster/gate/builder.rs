@@ -54,6 +54,10 @@ pub struct GateBuilder {
 /// The longest output that waits for another server.
 const LINK_OUTPUT: usize = 64 << 20;
 
+/// The bytes that a reactor takes of one link before it sends what they have made: two reads, so that it has room for the output in
+/// the place for that of a turn, and need not copy it once more.
+const READ_BUDGET: usize = 160 << 10;
+
 /// The threads that ask the locator and the registry.
 const THREADS: usize = 4;
 
@@ -330,7 +334,10 @@ impl GateBuilder {
         };
         let mut entrances = Entrances::new(&self.options);
         let link = link.entrance(&entrances.of(&Door::Links));
-        let (mut server, mut doors) = (Server::bind(link), vec![Door::Links]);
+        let (mut server, mut doors) = (
+            Server::bind(link).read_budget(READ_BUDGET),
+            vec![Door::Links],
+        );
         for listener in self.listeners {
             let (listen, door) = listener.into_parts()?;
             #[cfg(feature = "kcp")]

@@ -202,7 +202,9 @@ impl GateReactor {
             true => Code::Done,
             false => Code::NotFound,
         };
-        self.answer_now(asked, code, Value::None);
+        if asked.seq != 0 {
+            self.answer_now(asked, code, Value::None);
+        }
         true
     }
 
