@@ -14,6 +14,7 @@ mod crypto;
 mod dispatch;
 mod drpc;
 mod drpc_properties;
+mod fan_out;
 mod feed;
 mod gate;
 mod gate_clients;
