@@ -5,8 +5,9 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use epicycle::cluster::drpc::{Hello, NONCE, Request as Asked, Scope, Target, VERSION};
-use epicycle::cluster::node::{Next, RouteFlag};
-use epicycle::cluster::{Error, Kind};
+use epicycle::cluster::locator::Locator;
+use epicycle::cluster::node::{Next, Request, RouteFlag};
+use epicycle::cluster::{Error, Event, Kind};
 use serde_json::json;
 
 use crate::node::{Dialler, Embedded, ask};
@@ -211,4 +212,111 @@ fn a_drain_waits_for_the_jobs_of_packets_that_came_after_bye() {
     draining.join().expect("ends");
     assert_eq!(done.try_recv(), Ok(()), "its result was told");
     drop(cluster);
+}
+
+#[test]
+fn a_panic_anywhere_in_an_application_costs_what_it_was_called_for_alone() {
+    type Done = Result<(), Error>;
+    expect_panics();
+    let world = Embedded::new(|node| {
+        with_login(node)
+            .group(|group| {
+                let middleware = |(): &mut (), _: &mut Request<'_>, _: Next<'_, ()>| -> Done {
+                    panic!("on purpose in a middleware")
+                };
+                group.middleware(middleware).route(20, |_, _| Done::Ok(()))
+            })
+            .group(|group| {
+                let before = |_: &mut (), _: &mut Request<'_>| -> Done {
+                    panic!("on purpose in a hook before")
+                };
+                group.before(before).route(21, |_, _| Done::Ok(()))
+            })
+            .group(|group| {
+                group
+                    .after(|_, _, _| panic!("on purpose in a hook behind"))
+                    .route(22, |_, _| Done::Ok(()))
+            })
+            .route(23, |_, cx| {
+                cx.defer(|_: &mut (), _| -> Done { panic!("on purpose at the end of a turn") })
+            })
+            .route(24, |_, cx| {
+                let late =
+                    |_: &mut (), _: &mut Request<'_>| -> Done { panic!("on purpose in a timer") };
+                cx.after(Duration::ZERO, late)
+            })
+            .route(25, |_, cx| {
+                let then = |_: &mut (), _: &mut Request<'_>, ()| -> Done {
+                    panic!("on purpose after a job")
+                };
+                cx.spawn_blocking(|| (), then)
+            })
+            .route(26, |_, cx| {
+                let then = |_: &mut (), _: &mut Request<'_>, _| -> Done {
+                    panic!("on purpose after a bind")
+                };
+                cx.bind_gate(7, then)
+            })
+            .route(27, |_, cx| {
+                cx.later()
+                    .run(|_| -> Done { panic!("on purpose by another thread") })
+            })
+            .route(28, |_, cx| {
+                let job = || -> () { panic!("on purpose in a job") };
+                cx.spawn_blocking(job, |_: &mut (), _, ()| -> Done {
+                    panic!("nobody calls it")
+                })
+            })
+            .event(Event::Connect, |_, _| -> Done {
+                panic!("on purpose in an event")
+            })
+            .on_handover(|_, _| -> Done { panic!("on purpose at the end") })
+            .route(9, |_, cx| cx.respond("fine"))
+    });
+    let client = world.client();
+    for route in 20..=28 {
+        client.push(route, "").expect("is sent");
+    }
+    eventually("all have panicked", || {
+        world.node.stats().handler_panics == 9
+    });
+    assert_eq!(ask(&client, 9, &json!(0)), "fine");
+    assert_eq!(world.node.stats().links, 1);
+    assert_eq!(ask(&client, 6, &json!(0)), "ok");
+    // It waits neither for the job nor for the user.
+    let Embedded {
+        cluster,
+        gate,
+        node,
+    } = world;
+    node.drain(Duration::from_secs(3600));
+    let located = cluster.locator().locate_node(7, "node");
+    assert_eq!(located.expect("is in memory"), None);
+    drop(gate);
+}
+
+#[test]
+fn ten_thousand_targets_of_a_multicast_are_reached_once_each() {
+    let world = Embedded::new(|node| {
+        with_login(node).route(7, |_, cx| {
+            let users: Vec<i64> = (1..=10_000).collect();
+            cx.multicast(Scope::User, &users, PUSHED, "news")?;
+            let then = |_: &mut (), cx: &mut Request<'_>, count| cx.respond(&count?);
+            cx.multicast_counted(Scope::User, &users, PUSHED, "more", then)
+        })
+    });
+    let clients = [1, 5_000, 10_000, 10_001].map(|uid| {
+        let (client, pushes) = listener(&world.gate);
+        assert_eq!(ask(&client, 2, &json!(uid)), "ok");
+        (client, pushes)
+    });
+    let [.., (stranger, _)] = &clients;
+    assert_eq!(ask(stranger, 7, &json!(0)), 3);
+    for (_, pushes) in &clients[..3] {
+        assert_eq!((next(pushes), next(pushes)), (json!("news"), json!("more")));
+    }
+    for (client, pushes) in clients {
+        drop(client);
+        assert!(pushes.iter().next().is_none(), "a packet comes twice");
+    }
 }

@@ -460,3 +460,46 @@ impl Mailbox {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_bound_again_though_as_many_are_bound_as_may_be() {
+        let table = ActorTable::default();
+        let [one, two] = ["table/1", "table/2"].map(|name| {
+            let plan = Plan {
+                name: name.into(),
+                kind_len: 5,
+                reactor: 0,
+                type_id: TypeId::of::<()>(),
+                routes: Vec::new(),
+                events: Vec::new(),
+                is_awaited: false,
+                owner: None,
+                capacity: 1,
+            };
+            let entry = Arc::new(Entry::new(plan, Box::new(())));
+            table.add(&entry).expect("has room");
+            entry
+        });
+        assert_eq!(table.bind_if_free(7, &one).ok(), Some(true));
+        let others = (8..7 + MAX_USERS as i64).map(|uid| (uid, Vec::new()));
+        table.maps.write().users.extend(others);
+        let stranger = -1;
+        for full in [
+            table.bind(stranger, &one).map(drop),
+            table.bind_if_free(stranger, &one).map(drop),
+        ] {
+            assert!(matches!(full, Err(Error::Busy { .. })));
+        }
+        assert_eq!(table.bind_if_free(7, &two).ok(), Some(false));
+        let before = table.bind(7, &two).expect("has its place");
+        assert!(before.is_some_and(|before| Arc::ptr_eq(&before, &one)));
+        assert!(two.has_user(7) && !one.has_user(7));
+        table.remove(&two);
+        assert!(table.of_user(7).is_empty(), "it goes with its actor");
+        assert_eq!(table.bind_if_free(stranger, &one).ok(), Some(true));
+    }
+}

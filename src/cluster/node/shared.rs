@@ -215,3 +215,35 @@ impl Drop for Job {
         self.0.jobs.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::cluster::node::Node;
+
+    #[test]
+    fn a_user_is_bound_again_though_as_many_are_bound_as_may_be() {
+        let node = Node::builder().id("node-1").start().expect("starts");
+        let shared = &node.shared;
+        shared.users.lock().extend(1..=MAX_USERS as i64);
+        let (known, stranger) = (7, MAX_USERS as i64 + 1);
+        assert!(matches!(
+            shared.bind_node(stranger),
+            Err(Error::Busy { .. })
+        ));
+        shared.bind_node(known).expect("has its place");
+        let bound = |uid, nid: &str| LocationEvent::NodeBound {
+            uid,
+            alias: shared.alias.to_string(),
+            nid: nid.to_owned(),
+        };
+        shared.note(&bound(known, "node-1"));
+        shared.note(&bound(stranger, "node-1"));
+        assert!(shared.users.lock().contains(&known));
+        assert_eq!(shared.users.lock().len(), MAX_USERS);
+        // Not the one whose bind the watch tells, too.
+        shared.note(&bound(8, "node-2"));
+        shared.bind_node(stranger).expect("one has left");
+        assert_eq!(shared.users.lock().len(), MAX_USERS);
+    }
+}

@@ -3,14 +3,14 @@ use std::net::IpAddr;
 use std::ops::{Deref, RangeInclusive};
 use std::time::{Duration, Instant};
 
-use super::builder::{POOL_QUEUE, Pools};
+use super::builder::{POOL_QUEUE, Pools, Prepared};
 use super::drain::Drain;
 use super::handler::NodeReactor;
 use super::{ACTORS, Node, NodeBuilder, REGISTERING};
 use crate::cluster::Error;
 use crate::cluster::chance::Chance;
 use crate::cluster::follower::Followers;
-use crate::engine::server::Report;
+use crate::engine::server::{Report, Server};
 use crate::metrics::ReactorStats;
 use crate::testing::{Host, World};
 use crate::workers::WorkerPool;
@@ -36,10 +36,25 @@ impl<T: 'static> NodeBuilder<T> {
     ///
     /// As for [`start`](Self::start), and those of [`World::start`].
     pub fn simulate(
-        mut self,
+        self,
         world: &mut World,
         address: impl Into<IpAddr>,
         takes: RangeInclusive<Duration>,
+    ) -> Result<SimulatedNode<T>, Error> {
+        self.simulate_at(world, takes, |world, server, prepared| {
+            world.start(address, server, prepared.factory())
+        })
+    }
+
+    fn simulate_at(
+        mut self,
+        world: &mut World,
+        takes: RangeInclusive<Duration>,
+        start: impl FnOnce(
+            &mut World,
+            Server,
+            &Prepared<T>,
+        ) -> Result<Host<NodeReactor<T>>, crate::error::Error>,
     ) -> Result<SimulatedNode<T>, Error> {
         self.options.chance = Chance::seeded();
         let mut pool = || {
@@ -52,7 +67,7 @@ impl<T: 'static> NodeBuilder<T> {
         };
         let followers = Followers::by_hand();
         let (server, prepared) = self.prepare(followers.clone(), pools)?;
-        let host = world.start(address, server, prepared.factory())?;
+        let host = start(world, server, &prepared)?;
         let node = prepared.begin(world.engine(host), None)?;
         let now = Instant::now();
         Ok(SimulatedNode {
@@ -83,6 +98,31 @@ impl<T: 'static> SimulatedNode<T> {
     /// Kills its host, as [`World::kill`] does. It stays registered until it is dropped.
     pub fn kill(&self, world: &mut World) {
         world.kill(self.host);
+    }
+
+    /// Starts a node again on the host of this one, which was [killed](Self::kill). `builder` is that of a new process, which has
+    /// forgotten all; the other arguments are those of [`NodeBuilder::simulate`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`NodeBuilder::simulate`].
+    ///
+    /// # Panics
+    ///
+    /// If it still runs.
+    pub fn restart(
+        self,
+        builder: NodeBuilder<T>,
+        world: &mut World,
+        takes: RangeInclusive<Duration>,
+    ) -> Result<Self, Error> {
+        let Self { node, host, .. } = self;
+        // Its record would take that of the new one away.
+        drop(node);
+        builder.simulate_at(world, takes, |world, server, prepared| {
+            world.restart(host, server, prepared.factory())?;
+            Ok(host)
+        })
     }
 
     /// Begins or continues what [`Node::drain`] does before the node ends, as far as it can at this moment of the world. Returns

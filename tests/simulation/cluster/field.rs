@@ -45,7 +45,7 @@ pub(crate) struct Field {
     pub(crate) rng: Rng,
     /// The number of all reactors of gates, and of real nodes.
     reactors: usize,
-    node_reactors: usize,
+    node_reactors: Vec<usize>,
 }
 
 /// A client: a scripted peer that speaks in packets.
@@ -125,14 +125,14 @@ impl Field {
             order: Order::default(),
             rng,
             reactors,
-            node_reactors: 0,
+            node_reactors: Vec::new(),
         }
     }
 
     /// Starts one more real node.
     pub(crate) fn start_real_node(&mut self, id: &str, address: [u8; 4]) {
         let (log, reactors) = (Log::default(), self.rng.usize(1..=3));
-        self.node_reactors += reactors;
+        self.node_reactors.push(reactors);
         let takes = Duration::from_micros(10)..=Duration::from_millis(self.rng.u64(1..50));
         let node = real::builder(id, (&log, &self.order), &self.registry, &self.locator)
             .link(format!("tcp://:{NODE}"))
@@ -140,6 +140,20 @@ impl Field {
             .simulate(&mut self.world, address, takes);
         self.real.push(node.expect("a node"));
         self.logs.push(log);
+    }
+
+    /// Kills a real node and starts it again under its id, when the others have noticed it. It has forgotten all, but its log goes on.
+    pub(crate) fn replace_real_node(&mut self, number: usize) {
+        let node = self.real.remove(number);
+        node.kill(&mut self.world);
+        self.pass(Duration::from_millis(200));
+        let takes = Duration::from_micros(10)..=Duration::from_millis(self.rng.u64(1..50));
+        let known = (&self.logs[number], &self.order);
+        let builder = real::builder(node.id(), known, &self.registry, &self.locator)
+            .link(format!("tcp://:{NODE}"))
+            .reactors(self.node_reactors[number]);
+        let node = node.restart(builder, &mut self.world, takes);
+        self.real.insert(number, node.expect("a node"));
     }
 
     fn start_node(&mut self, number: usize) {
@@ -226,7 +240,8 @@ impl Field {
             let real = field.real.iter().map(|node| node.engine_stats(world));
             let of_nodes = scripted.chain(real).map(|stats| stats.connections);
             // Each reactor dials each server of the other kind.
-            let dialling = field.nodes.len() + field.node_reactors;
+            let of_real: usize = field.node_reactors.iter().sum();
+            let dialling = field.nodes.len() + of_real;
             let dialled = (GATES.len() * dialling) as u64;
             let lanes = field.reactors * (field.nodes.len() + field.real.len());
             links.sum::<u64>() == dialled && of_nodes.sum::<u64>() == dialled + lanes as u64

@@ -311,6 +311,40 @@ fn links_of_real_nodes_that_break_never_repeat_or_reorder_and_the_next_packets_a
     each_seed(0..15, |seed| drop(lose_links(Nodes::Real, seed)));
 }
 
+/// A real node is killed and comes back. Returns the trace.
+pub(crate) fn replace_one(seed: u64) -> String {
+    let mut rng = Rng::with_seed(seed);
+    let (client_link, policy) = (world::link(&mut rng), policy(&mut rng));
+    let links = Link::calm();
+    let mut field = start(Nodes::Real, seed, client_link.resets(0), links, policy);
+    field.open_links();
+    let mut crowd = Crowd::default();
+    crowd.join(&mut field, 1 + seed as usize % 20);
+    for _ in 0..3 {
+        for _ in 0..30 {
+            crowd.send(&mut field, true);
+            field.pass(Duration::from_millis(10));
+        }
+        crowd.await_all(&mut field);
+        let number = rng.usize(..NODES.len());
+        field.replace_real_node(number);
+        field.open_links();
+    }
+    for _ in 0..30 {
+        crowd.send(&mut field, true);
+        field.pass(Duration::from_millis(10));
+    }
+    crowd.await_all(&mut field);
+    crowd.leave(&mut field);
+    crowd.check(&field, false);
+    field.finish()
+}
+
+#[test]
+fn a_node_that_was_killed_comes_back_under_its_id_and_serves_again() {
+    each_seed(0..15, |seed| drop(replace_one(seed)));
+}
+
 #[test]
 fn packets_for_a_node_that_is_away_for_a_moment_wait_and_come_in_order() {
     each_seed(0..40, |seed| {

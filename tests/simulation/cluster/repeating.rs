@@ -23,9 +23,10 @@ fn packets_in_a_world_repeat_themselves() {
 }
 
 #[test]
-fn users_that_move_in_a_world_repeat_themselves() {
+fn users_that_move_and_nodes_that_come_back_in_a_world_repeat_themselves() {
     repeats(moving::wander);
     repeats(moving::replace);
+    repeats(passing::replace_one);
 }
 
 #[test]

@@ -27,9 +27,10 @@ pub(super) struct Known {
 }
 
 impl<T: 'static> NodeReactor<T> {
-    /// Remembers a connection, if somebody wants to know of its end.
+    /// Remembers a connection, if somebody wants to know of its end, or if it is noted which reactor has it.
     pub(super) fn know(&mut self, from: &Sender, cid: i64, uid: i64) {
-        if cid == 0 || from.is_node || !self.router.follows_connections() {
+        let is_wanted = self.router.follows_connections() || self.outgoing.len() > 1;
+        if cid == 0 || from.is_node || !is_wanted {
             return;
         }
         let known = match self.connections.get_mut(&from.id) {
@@ -64,6 +65,7 @@ impl<T: 'static> NodeReactor<T> {
         if !known.is_lost {
             known.ended.insert(cid);
         }
+        self.forget_owner(&from.id, cid);
         self.tell(from, Event::Disconnect, cid, uid);
     }
 
@@ -80,11 +82,17 @@ impl<T: 'static> NodeReactor<T> {
     }
 
     /// Notes that the last link of a gate has ended.
-    pub(super) fn on_links_ended(&mut self, gate: &Arc<str>) {
+    pub(super) fn on_links_ended(&mut self, from: &Sender) {
+        let gate = &from.id;
         if let Some(known) = self.connections.get_mut(gate) {
             known.is_cut = true;
         }
         self.check_gate(gate);
+        // Another reactor, which has the new link, may have told it before the end of the old one.
+        let has_links = self.core.shared.links.lock().contains_key(gate);
+        if has_links {
+            self.on_links_began(from);
+        }
     }
 
     /// Gives up the connections of a gate that is not registered and has no link.

@@ -99,6 +99,9 @@ impl<T: 'static> NodeReactor<T> {
     ) {
         let gates = peers.iter().filter(|(peer, _)| peer.kind == Kind::Gate);
         self.core.gates = gates.map(|(peer, _)| peer.id.as_str().into()).collect();
+        let nodes = peers.iter().filter(|(peer, _)| peer.kind == Kind::Node);
+        let nodes: HashSet<&str> = nodes.map(|(peer, _)| &*peer.id).collect();
+        self.core.dialled.retain(|node| nodes.contains(&**node));
         (self.core.peers, self.core.table) = (peers, table);
         self.dial(reactor);
         self.forget_parked();

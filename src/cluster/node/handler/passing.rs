@@ -1,5 +1,6 @@
 //! The reactor that has a connection, and the way of an item to it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Link, NodeReactor};
@@ -11,7 +12,7 @@ impl<T: 'static> NodeReactor<T> {
     pub(super) fn on_leave(&mut self, link: &mut Link, cid: i64) {
         let owner = match self.outgoing.len() {
             1 => Some(0),
-            _ => link.owners.remove(&cid),
+            _ => (link.owners.remove(&cid)).or_else(|| self.unpark(link, cid)),
         };
         if let Some(owner) = owner {
             let (from, what) = (link.sender.clone(), What::Left);
@@ -68,19 +69,27 @@ impl<T: 'static> NodeReactor<T> {
         if !link.has_parked {
             return None;
         }
-        let mut parked = self.core.shared.parked.lock();
-        let owners = parked.get_mut(&link.sender.id);
-        let owner = owners.as_ref().and_then(|owners| owners.get(&cid).copied());
-        match owners {
-            Some(owners) => {
-                owners.remove(&cid);
-                if owners.is_empty() {
-                    parked.remove(&link.sender.id);
-                }
-            }
-            None => link.has_parked = false,
-        }
+        let parked = self.core.shared.parked.lock();
+        let owners = parked.get(&link.sender.id);
+        let owner = owners.and_then(|owners| owners.get(&cid).copied());
+        link.has_parked = owners.is_some();
+        drop(parked);
+        self.forget_owner(&link.sender.id, cid);
         owner
+    }
+
+    /// Forgets which reactor had a connection of a gate whose links have ended.
+    pub(super) fn forget_owner(&self, gate: &Arc<str>, cid: i64) {
+        if self.outgoing.len() == 1 {
+            return;
+        }
+        let mut parked = self.core.shared.parked.lock();
+        if let Some(owners) = parked.get_mut(gate) {
+            owners.remove(&cid);
+            if owners.is_empty() {
+                parked.remove(gate);
+            }
+        }
     }
 
     /// Gives a reactor something that is not refused.
@@ -152,7 +161,7 @@ impl<T: 'static> NodeReactor<T> {
                 self.forget(&from.id, cid);
             }
             What::Await { fence } => self.waiting.hold(&from, (cid, uid), fence),
-            What::LinksEnded => self.on_links_ended(&from.id),
+            What::LinksEnded => self.on_links_ended(&from),
             What::LinksBegan => self.on_links_began(&from),
             What::CheckGate => self.check_gate(&from.id),
             What::Ended => self.end_connection(&from, cid),
