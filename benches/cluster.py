@@ -4,6 +4,7 @@ r"""Measures a gate and a node of a cluster, as processes on loopback, beside a 
     benches/cluster.py                      everything: about ten minutes after the build
     benches/cluster.py --only rows          throughput and processor time; also: memory, broadcast, latency, instructions
     benches/cluster.py --profile release    with another build than `production`
+    benches/cluster.py --bare               with a closed loop in C as the load, which takes less of the node's core; it needs no `epicycle`
 
 Build first: cargo build --profile production --features cli,cluster --bin epicycle --example cluster_gate --example cluster_node \
   --example codec_server
@@ -19,6 +20,8 @@ from sides.servers import ROOT, free_port
 ROWS = [(50, 1024), (100, 1024), (200, 1024), (300, 1024), (400, 1024), (500, 1024), (1000, 1024), (1000, 2048)]
 GATE_CORE, NODE_CORE = {0}, {1}
 FAN_OUT = 10_000
+# True if the load is a closed loop in C.
+BARE = False
 
 
 class Process:
@@ -112,8 +115,21 @@ class Echo:
         self.servers["echo"].stop()
 
 
+def bare_load(port, clients, size, pipeline, seconds):
+    """Runs the closed loop in C. Returns the part of a report that is used."""
+    words = [compiled("closed_loop"), port, clients, size, pipeline, seconds]
+    done = subprocess.run(["taskset", "-c", ",".join(map(str, NODE_CORE)), *map(str, words)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise OSError(done.stderr.strip() or "the load fails")
+    answers, seconds = done.stdout.split()
+    requests = {"answered": int(answers), "failed": 0}
+    return {"requests": requests, "throughput": {"answers_per_s": int(answers) / float(seconds)}}
+
+
 def load(built, port, clients, size, pipeline, seconds, *more):
     """Runs the load. Returns its report."""
+    if BARE:
+        return bare_load(port, clients, size, pipeline, seconds)
     command = [
         "taskset", "-c", ",".join(map(str, NODE_CORE)), built / "epicycle", "load", f"tcp://127.0.0.1:{port}", "--protocol", "cluster",
         "--connections", clients, "--size", size, "--pipeline", pipeline, "--duration", f"{seconds}s", "--json", *more,
@@ -186,7 +202,7 @@ def packet(size):
 
 def receiving(port):
     """Connects the clients of a broadcast, and waits until they are connected."""
-    receivers = Process(NODE_CORE, fan_out(), "receive", port, FAN_OUT, len(packet(1024)))
+    receivers = Process(NODE_CORE, compiled("fan_out"), "receive", port, FAN_OUT, len(packet(1024)))
     deadline = time.monotonic() + 60
     while "connected" not in receivers.words() and time.monotonic() < deadline:
         if receivers.process.poll() is not None:
@@ -195,11 +211,11 @@ def receiving(port):
     return receivers
 
 
-def fan_out(made=[]):
-    if not made:
-        made.append(pathlib.Path(tempfile.mkdtemp(), "fan_out"))
-        subprocess.run(["cc", "-O2", "-Wall", "-o", made[0], ROOT / "benches/cluster/fan_out.c"], check=True)
-    return made[0]
+def compiled(name, made={}):
+    if name not in made:
+        made[name] = pathlib.Path(tempfile.mkdtemp(), name)
+        subprocess.run(["cc", "-O2", "-Wall", "-o", made[name], ROOT / f"benches/cluster/{name}.c"], check=True)
+    return made[name]
 
 
 def times(receivers, send, rounds):
@@ -253,7 +269,7 @@ def of_gate(built, rounds):
 def of_loop(rounds):
     """Returns the same of a bare loop of sends."""
     port = free_port()
-    loop = Process(GATE_CORE, fan_out(), "send", port, FAN_OUT, len(packet(1024)), stdin=subprocess.PIPE)
+    loop = Process(GATE_CORE, compiled("fan_out"), "send", port, FAN_OUT, len(packet(1024)), stdin=subprocess.PIPE)
     time.sleep(0.2)
     receivers = receiving(port)
     try:
@@ -286,7 +302,7 @@ def latency(built, rounds):
     """The time until a gate answers the heartbeats of another client, while it broadcasts and while it does not."""
     with broadcasting(built) as (cluster, receivers, send):
         for what, count in (("quiet", 0), ("broadcasts", 3 * rounds)):
-            pings = Process(NODE_CORE, fan_out(), "ping", cluster.port, 5, 1000)
+            pings = Process(NODE_CORE, compiled("fan_out"), "ping", cluster.port, 5, 1000)
             taken = times(receivers, send, count) if count else []
             pings.process.wait(30)
             median, most, longest = (int(word) / 1000 for word in pings.words().split())
@@ -321,7 +337,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--clients", type=int, action="append", help="only rows with so many clients")
+    parser.add_argument("--bare", action="store_true", help="with a closed loop in C as the load")
     flags = parser.parse_args()
+    global BARE
+    BARE = flags.bare
     built = flags.built or ROOT / "target" / flags.profile
     wanted = [row for row in ROWS if not flags.clients or row[0] in flags.clients]
     if flags.only in (None, "rows"):
