@@ -465,6 +465,19 @@ fn the_extensions_have_these_bytes() {
             Request::Leave { cid: 3 },
             "00000012 00 28 0000000000000002 0000000000000003",
         ),
+        (
+            Request::GiveBack { cid: 3, uid: 4 },
+            "0000001a 00 29 0000000000000002 0000000000000003 0000000000000004",
+        ),
+        (
+            Request::PassOn {
+                cid: 3,
+                uid: 4,
+                disconnect: true,
+                packet: b"ab",
+            },
+            "0000001c 40 2a 0000000000000002 0000000000000003 0000000000000004 6162",
+        ),
     ];
     for (request, expected) in cases {
         assert!(request.op().is_extension());

@@ -139,6 +139,13 @@ fn requests(of: &Material) -> Vec<Request<'_>> {
             token: channel,
         },
         Request::Leave { cid },
+        Request::GiveBack { cid, uid },
+        Request::PassOn {
+            cid,
+            uid,
+            disconnect,
+            packet,
+        },
     ]
 }
 

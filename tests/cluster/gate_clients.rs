@@ -538,3 +538,50 @@ fn the_address_of_a_client_is_told_as_number_and_as_text() {
         assert!(told, "{addr}");
     }
 }
+
+#[test]
+fn frames_that_bring_no_packet_count_for_the_rate_and_are_signs_of_life() {
+    let rate = RateLimit::per_second(20, 0).policy(OverRate::Close);
+    let socket = ClientListener::at("ws://127.0.0.1:0/play");
+    let world = World::with(|gate| gate.listen(socket).rate_limit(rate));
+    // A ping, a pong, the beginning of a message, an empty packet.
+    let floods: [&[(u8, &[u8])]; 4] = [
+        &[(9, b"?")],
+        &[(10, b"!")],
+        &[(2, b""), (0, b"")],
+        &[(2, &[0; 4])],
+    ];
+    for (done, flood) in floods.into_iter().enumerate() {
+        let mut socket = Socket::open(&world, "/play", "").expect("opens");
+        let mut frames = Vec::new();
+        for n in 0..60 {
+            let (opcode, payload) = flood[n.min(flood.len() - 1)];
+            let fin = if flood.len() == 2 { 0 } else { 0x80 };
+            frames.extend([fin | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0]);
+            frames.extend(payload);
+        }
+        socket.0.send(frames);
+        assert!(socket.0.is_over());
+        assert_eq!(
+            world.gate.stats().refused[RefusedPacket::Rate],
+            done as u64 + 1
+        );
+    }
+
+    let interval = Duration::from_millis(200);
+    let socket = ClientListener::at("ws://127.0.0.1:0/play");
+    let world = World::with(|gate| {
+        gate.listen(socket)
+            .heartbeat(HeartbeatMode::Respond, interval)
+    });
+    let mut lively = Socket::open(&world, "/play", "").expect("opens");
+    let mut silent = Socket::open(&world, "/play", "").expect("opens");
+    let over = thread::spawn(move || silent.0.is_over());
+    while !over.is_finished() {
+        lively.send(9, b"?");
+        assert_eq!(lively.next(), (0x8a, b"?".to_vec()));
+        thread::sleep(interval / 4);
+    }
+    lively.send(2, HEARTBEAT);
+    assert_eq!(lively.next(), (0x82, HEARTBEAT.to_vec()));
+}

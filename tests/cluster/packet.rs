@@ -366,6 +366,7 @@ fn a_control_packet_with_wrong_fields_is_refused_and_an_unknown_one_is_told() {
         (4, 6),
         (5, 7),
         (5, 9),
+        (6, 1),
     ] {
         let error = options.decode_message(&control(route, &vec![0; len])).err();
         assert_eq!(
@@ -376,9 +377,9 @@ fn a_control_packet_with_wrong_fields_is_refused_and_an_unknown_one_is_told() {
     }
     let not_text = control(1, b"\0\0\0\0\0\0\0\0\xff");
     assert!(options.decode_message(&not_text).is_err());
-    let unknown = control(6, b"abc");
+    let unknown = control(7, b"abc");
     let unknown = options.decode_message(&unknown).expect("is of later");
-    assert_eq!(unknown, PacketFrame::Control(Control::Unknown { route: 6 }));
+    assert_eq!(unknown, PacketFrame::Control(Control::Unknown { route: 7 }));
     for code in 0..=u8::MAX {
         assert_eq!(ResumeRefusal::from_code(code).code(), code);
         assert_eq!(GoodbyeReason::from_code(code).code(), code);

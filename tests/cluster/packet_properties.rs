@@ -34,6 +34,7 @@ fn control() -> impl Strategy<Value = Control<'static>> {
             retry_ms
         }),
         any::<u64>().prop_map(|n| Control::Ack { n }),
+        Just(Control::Leave),
     ]
 }
 

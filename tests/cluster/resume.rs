@@ -2,6 +2,7 @@
 
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -18,47 +19,47 @@ use epicycle::{Addr, Reconnect};
 use parking_lot::Mutex;
 
 use crate::rig::{Wire, packet, user};
-use crate::util::{await_some, eventually};
+use crate::util::{LONG, await_some, eventually};
 
-const LOGIN: i32 = 1;
-const ECHO: i32 = 2;
+pub(crate) const LOGIN: i32 = 1;
+pub(crate) const ECHO: i32 = 2;
 /// Answers when the test lets it.
-const LATER: i32 = 3;
-const TOKEN: i32 = 9;
-const NEWS: i32 = 100;
+pub(crate) const LATER: i32 = 3;
+pub(crate) const TOKEN: i32 = 9;
+pub(crate) const NEWS: i32 = 100;
 
 /// An event, its gate, connection and user.
 type Told = (Event, String, i64, i64);
 
 /// A node and two gates.
-struct World {
-    cluster: Cluster,
-    node: Node,
-    gates: Vec<Gate>,
-    told: Arc<Mutex<Vec<Told>>>,
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    pub(crate) node: Node,
+    pub(crate) gates: Vec<Gate>,
+    pub(crate) told: Arc<Mutex<Vec<Told>>>,
     /// Answers that are to come later.
-    later: Arc<Mutex<Vec<epicycle::cluster::node::Later>>>,
+    pub(crate) later: Arc<Mutex<Vec<epicycle::cluster::node::Later>>>,
 }
 
 /// A client that keeps count of its packets.
-struct Player {
-    wire: Wire,
-    cid: i64,
+pub(crate) struct Player {
+    pub(crate) wire: Wire,
+    pub(crate) cid: i64,
     /// The number of packets that it has.
-    count: u64,
-    token: String,
+    pub(crate) count: u64,
+    pub(crate) token: String,
 }
 
-fn options() -> ResumeOptions {
+pub(crate) fn options() -> ResumeOptions {
     ResumeOptions::new()
 }
 
 impl World {
-    fn new(options: ResumeOptions) -> Self {
+    pub(crate) fn new(options: ResumeOptions) -> Self {
         Self::with(|gate| gate.resume(options).reactors(2), |node| node)
     }
 
-    fn with(
+    pub(crate) fn with(
         change: impl Fn(GateBuilder) -> GateBuilder,
         change_node: impl Fn(NodeBuilder<()>) -> NodeBuilder<()>,
     ) -> Self {
@@ -117,13 +118,93 @@ impl World {
         world
     }
 
-    fn connect(&self, gate: usize) -> Player {
+    pub(crate) fn connect(&self, gate: usize) -> Player {
         Player::connect(&self.gates[gate].client_addrs()[0])
     }
 
     /// Connects and logs in. The client has a token.
-    fn player(&self, gate: usize, uid: i64) -> Player {
+    pub(crate) fn player(&self, gate: usize, uid: i64) -> Player {
+        Player::login(self.connect(gate), uid)
+    }
+
+    /// Comes back with a token. Returns the number of packets that follow.
+    pub(crate) fn resume(&self, gate: usize, old: &Player) -> Result<(Player, u32), ResumeRefusal> {
+        self.resume_with(gate, &old.token, old.count)
+    }
+
+    pub(crate) fn resume_with(
+        &self,
+        gate: usize,
+        token: &str,
+        last: u64,
+    ) -> Result<(Player, u32), ResumeRefusal> {
         let mut player = self.connect(gate);
+        player.control(&Control::Resume { token, last });
+        player.count = last;
+        player.resumed().map(|count| (player, count))
+    }
+
+    pub(crate) fn push(&self, target: Target, text: &str) {
+        let text = text.to_owned();
+        let pushed = self
+            .node
+            .later()
+            .run(move |cx| cx.push_to(target, NEWS, &text));
+        pushed.expect("there is room");
+    }
+
+    pub(crate) fn told(&self) -> Vec<Told> {
+        self.told.lock().clone()
+    }
+
+    /// Returns the gate, the connection and the user of each Disconnect.
+    pub(crate) fn disconnects(&self) -> Vec<(String, i64, i64)> {
+        let told = self.told().into_iter();
+        let ends = told.filter(|told| told.0 == Event::Disconnect);
+        ends.map(|(_, gid, cid, uid)| (gid, cid, uid)).collect()
+    }
+
+    /// Returns the users of which a Disconnect was told.
+    pub(crate) fn gone(&self) -> Vec<i64> {
+        let users = self.disconnects().into_iter().map(|(_, _, uid)| uid);
+        users.filter(|uid| *uid != 0).collect()
+    }
+
+    pub(crate) fn await_away(&self, gate: usize, count: u64) {
+        eventually("the loss is noticed", || {
+            self.gates[gate].stats().away == count
+        });
+    }
+
+    pub(crate) fn refused(&self, gate: usize, reason: RefusedResume) -> u64 {
+        self.gates[gate].stats().resumes_refused[reason]
+    }
+
+    pub(crate) fn is_online(&self, uid: i64) -> bool {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let asked = self.node.later().run(move |cx| {
+            cx.is_online(user(uid), move |_: &mut (), _, online| {
+                sender.send(online).map_err(|_| Error::Cancelled)
+            })
+        });
+        asked.expect("there is room");
+        let online = receiver.recv_timeout(LONG).expect("is answered");
+        online.expect("the gate knows")
+    }
+}
+
+impl Player {
+    pub(crate) fn connect(gate: &Addr) -> Self {
+        Self {
+            wire: Wire::connect(gate),
+            cid: 0,
+            count: 0,
+            token: String::new(),
+        }
+    }
+
+    /// Logs in, and waits for a token.
+    pub(crate) fn login(mut player: Self, uid: i64) -> Self {
         player.wire.send(packet(LOGIN, 1, &uid.to_string()));
         while player.cid == 0 || player.token.is_empty() {
             let (route, data) = player.next();
@@ -136,91 +217,13 @@ impl World {
         player
     }
 
-    /// Comes back with a token. Returns the number of packets that follow.
-    fn resume(&self, gate: usize, old: &Player) -> Result<(Player, u32), ResumeRefusal> {
-        self.resume_with(gate, &old.token, old.count)
-    }
-
-    fn resume_with(
-        &self,
-        gate: usize,
-        token: &str,
-        last: u64,
-    ) -> Result<(Player, u32), ResumeRefusal> {
-        let mut player = self.connect(gate);
-        player.control(&Control::Resume { token, last });
-        player.count = last;
-        player.resumed().map(|count| (player, count))
-    }
-
-    fn push(&self, target: Target, text: &str) {
-        let text = text.to_owned();
-        let pushed = self
-            .node
-            .later()
-            .run(move |cx| cx.push_to(target, NEWS, &text));
-        pushed.expect("there is room");
-    }
-
-    fn told(&self) -> Vec<Told> {
-        self.told.lock().clone()
-    }
-
-    /// Returns the gate, the connection and the user of each Disconnect.
-    fn disconnects(&self) -> Vec<(String, i64, i64)> {
-        let told = self.told().into_iter();
-        let ends = told.filter(|told| told.0 == Event::Disconnect);
-        ends.map(|(_, gid, cid, uid)| (gid, cid, uid)).collect()
-    }
-
-    /// Returns the users of which a Disconnect was told.
-    fn gone(&self) -> Vec<i64> {
-        let users = self.disconnects().into_iter().map(|(_, _, uid)| uid);
-        users.filter(|uid| *uid != 0).collect()
-    }
-
-    fn await_away(&self, gate: usize, count: u64) {
-        eventually("the loss is noticed", || {
-            self.gates[gate].stats().away == count
-        });
-    }
-
-    fn refused(&self, gate: usize, reason: RefusedResume) -> u64 {
-        self.gates[gate].stats().resumes_refused[reason]
-    }
-
-    fn is_online(&self, uid: i64) -> bool {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let asked = self.node.later().run(move |cx| {
-            cx.is_online(user(uid), move |_: &mut (), _, online| {
-                sender.send(online).map_err(|_| Error::Cancelled)
-            })
-        });
-        asked.expect("there is room");
-        let online = receiver
-            .recv_timeout(crate::util::LONG)
-            .expect("is answered");
-        online.expect("the gate knows")
-    }
-}
-
-impl Player {
-    fn connect(gate: &Addr) -> Self {
-        Self {
-            wire: Wire::connect(gate),
-            cid: 0,
-            count: 0,
-            token: String::new(),
-        }
-    }
-
-    fn control(&mut self, control: &Control<'_>) {
+    pub(crate) fn control(&mut self, control: &Control<'_>) {
         let packet = PacketOptions::default().encode_control(control);
         self.wire.send(packet.expect("is short").as_bytes());
     }
 
     /// Returns the route and the data of the next packet.
-    fn next(&mut self) -> (i32, String) {
+    pub(crate) fn next(&mut self) -> (i32, String) {
         let bytes = self.wire.next().expect("is open");
         match PacketOptions::default().decode_message(&bytes) {
             Ok(PacketFrame::Packet { packet, .. }) => {
@@ -234,7 +237,7 @@ impl Player {
         }
     }
 
-    fn resumed(&mut self) -> Result<u32, ResumeRefusal> {
+    pub(crate) fn resumed(&mut self) -> Result<u32, ResumeRefusal> {
         let bytes = self.wire.next().expect("is open");
         match PacketOptions::default().decode_message(&bytes) {
             Ok(PacketFrame::Control(Control::Resumed { count })) => Ok(count),
@@ -243,22 +246,22 @@ impl Player {
         }
     }
 
-    fn expect(&mut self, route: i32, data: &str) {
+    pub(crate) fn expect(&mut self, route: i32, data: &str) {
         assert_eq!(self.next(), (route, data.to_owned()));
     }
 
-    fn expect_news(&mut self, text: &str) {
+    pub(crate) fn expect_news(&mut self, text: &str) {
         self.expect(NEWS, &format!("\"{text}\""));
     }
 
     /// Reads the next token.
-    fn take_token(&mut self) {
+    pub(crate) fn take_token(&mut self) {
         let (route, token) = self.next();
         assert_eq!(route, TOKEN, "{token}");
         self.token = token.trim_matches('"').to_owned();
     }
 
-    fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.wire.0.shutdown(Shutdown::Both).expect("is open");
     }
 }
@@ -597,9 +600,7 @@ fn a_gate_without_resume_says_so_and_gives_no_tokens() {
         })
     });
     asked.expect("there is room");
-    let token = receiver
-        .recv_timeout(crate::util::LONG)
-        .expect("is answered");
+    let token = receiver.recv_timeout(LONG).expect("is answered");
     assert!(matches!(token, Err(Error::Refused { .. })), "{token:?}");
     let refused = world.resume_with(0, "a token", 0).map(|_| ());
     assert_eq!(refused, Err(ResumeRefusal::Off));
@@ -673,33 +674,45 @@ fn users_leave_a_gate_that_drains_without_a_disconnect() {
 
 /// Pushes to a client of the library, and its events, in their order.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<String>>>);
+struct Seen {
+    all: Arc<Mutex<Vec<String>>>,
+    tokens: Arc<AtomicU64>,
+}
 
 impl Seen {
     fn note(&self, what: String) {
-        self.0.lock().push(what);
+        self.all.lock().push(what);
     }
 
     fn all(&self) -> Vec<String> {
-        self.0.lock().clone()
+        self.all.lock().clone()
+    }
+
+    /// Returns the number of tokens that the client has got.
+    fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Acquire)
     }
 
     fn count(&self, what: &str) -> usize {
-        self.0.lock().iter().filter(|seen| *seen == what).count()
+        let all = self.all.lock();
+        all.iter().filter(|seen| *seen == what).count()
     }
 }
 
 /// Returns a client that logs in as the user whenever it is a new one, and uses each token that it gets.
 fn library_client(uid: i64, seen: &Seen) -> ClientBuilder {
-    let (news, events) = (seen.clone(), seen.clone());
+    let (news, events, tokens) = (seen.clone(), seen.clone(), seen.tokens.clone());
     Client::builder()
+        // On a busy machine an answer may take its time.
+        .call_timeout(LONG)
         .reconnect(Reconnect::new(
             Duration::from_millis(1),
             Duration::from_millis(20),
         ))
-        .route(TOKEN, |cx, packet| {
+        .route(TOKEN, move |cx, packet| {
             let token = String::from_utf8_lossy(packet.data);
             cx.set_resume_token(token.trim_matches('"'));
+            tokens.fetch_add(1, Ordering::AcqRel);
         })
         .route(NEWS, move |_, packet| {
             let data = String::from_utf8_lossy(packet.data);
@@ -736,6 +749,8 @@ impl Relay {
                     continue;
                 };
                 let copy = |stream: &TcpStream| stream.try_clone().expect("clones");
+                // Before a byte has passed, so that what works can be cut.
+                all.lock().extend([copy(&client), copy(&gate)]);
                 for (mut from, mut to) in
                     [(copy(&client), copy(&gate)), (copy(&gate), copy(&client))]
                 {
@@ -744,7 +759,6 @@ impl Relay {
                         let _ = to.shutdown(Shutdown::Both);
                     });
                 }
-                all.lock().extend([client, gate]);
             }
         });
         Self { addr, streams }
@@ -786,16 +800,8 @@ fn library_comes_back(scheme: &str) {
             .map(|gate| gate.stats().resumed)
             .sum::<u64>()
     };
-    let tokens = || {
-        world
-            .gates
-            .iter()
-            .map(|gate| gate.stats().tokens)
-            .sum::<u64>()
-    };
     for round in 0..4_u64 {
-        eventually("it has a token", || tokens() > round);
-        // It has it once this has come.
+        eventually("it has a token", || seen.tokens() > round);
         let mark = format!("{round} before");
         world.push(user(7), &mark);
         eventually("it has come", || seen.count(&mark) == 1);
@@ -811,7 +817,7 @@ fn library_comes_back(scheme: &str) {
             world.push(user(7), &format!("{round} {n}"));
         }
         later.respond("late").expect("there is room");
-        let reply = receiver.recv_timeout(crate::util::LONG).expect("comes");
+        let reply = receiver.recv_timeout(LONG).expect("comes");
         assert_eq!(reply.expect("is answered"), b"\"late\"");
         eventually("it is back", || resumed() == round + 1);
         eventually("all has come", || {
@@ -854,7 +860,7 @@ fn a_client_of_the_library_that_is_refused_logs_in_anew() {
     let reconnect = Reconnect::new(Duration::from_millis(100), Duration::from_millis(200));
     let builder = library_client(7, &seen).reconnect(reconnect);
     let client = builder.connect(relay.addr.to_string()).expect("connects");
-    eventually("it has a token", || world.gates[0].stats().tokens > 0);
+    eventually("it has a token", || seen.tokens() > 0);
     world.push(user(7), "before");
     eventually("it has come", || seen.count("before") == 1);
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -864,7 +870,7 @@ fn a_client_of_the_library_that_is_refused_logs_in_anew() {
     asked.expect("is sent");
     await_some("the request", || world.later.lock().pop());
     relay.cut();
-    let failed = receiver.recv_timeout(crate::util::LONG).expect("comes");
+    let failed = receiver.recv_timeout(LONG).expect("comes");
     assert!(matches!(failed, Err(Error::LinkDown { .. })), "{failed:?}");
     eventually("it logs in again", || world.gates[0].stats().tokens > 1);
     world.push(user(7), "after");

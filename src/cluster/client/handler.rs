@@ -45,11 +45,18 @@ impl ClientReactor {
         let Some(client) = self.clients.get_mut(&token) else {
             return;
         };
-        client.link.is_closing = true;
-        match client.link.conn {
+        let link = &mut client.link;
+        link.is_closing = true;
+        match link.conn {
             // It goes when the connection has ended.
             Some(conn) => {
-                reactor.with(conn, |conn, _| Wire::close(conn));
+                reactor.with(conn, |conn, _| {
+                    // Before a WebSocket is open, nobody waits.
+                    if link.opened.is_some() {
+                        link.leave(conn);
+                    }
+                    Wire::close(conn);
+                });
             }
             None => {
                 if let Some(mut client) = self.clients.remove(&token) {

@@ -278,6 +278,15 @@ impl Link {
         }
     }
 
+    /// Tells the gate that the user does not come back, if it would wait.
+    pub(super) fn leave(&mut self, wire: &mut dyn Wire) {
+        let is_awaited = self.resume_token.take().is_some() || self.resuming.is_some();
+        if is_awaited && let Ok(leave) = self.packets.encode_control(&Control::Leave) {
+            // It fails only if the connection is closing, or full: then the gate waits in vain.
+            let _ = wire.send(leave);
+        }
+    }
+
     /// Prepares to leave, since the gate closes the connection soon.
     fn part(
         &mut self,
@@ -436,6 +445,7 @@ impl ClientContext<'_> {
     pub fn close(&mut self) {
         self.link.is_closing = true;
         if let Some(wire) = &mut self.wire {
+            self.link.leave(&mut **wire);
             wire.close();
         }
     }

@@ -33,13 +33,17 @@
 //! | 38 | GetToken | scope u8, target i64 | token as text |
 //! | 39 | Take | cid i64, last u64, token (the rest) | uid i64, n u16, n × (length u8, channel), pushes, each length u32 and packet; left out when the code is not 0 |
 //! | 40 | Leave | cid i64 | |
+//! | 41 | GiveBack | cid i64, uid i64 | |
+//! | 42 | PassOn | cid i64, uid i64, packet | |
 //!
-//! 32 to 40 are extensions, for peers that have answered a Hello. due ignores operations that it does not know. A node answers Ping
+//! 32 to 42 are extensions, for peers that have answered a Hello. due ignores operations that it does not know. A node answers Ping
 //! when it has taken or rejected all packets that came before it on the link.
 //!
-//! 38 to 40 are for [resume](super::gate). A gate sends Take to the gate that has issued a token; the code of a refusal is 256
-//! plus the number of its [reason](super::packet::ResumeRefusal). A gate sends Leave to nodes that know of a connection whose user is
-//! on another one by now: they forget it, and tell nobody.
+//! 38 to 42 are for [resume](super::gate). A gate sends Take to the gate that has issued a token; the code of a refusal is 256
+//! plus the number of its [reason](super::packet::ResumeRefusal). It sends GiveBack to that gate if nothing came of it, also if it got
+//! no answer. A gate sends Leave to nodes that know of a connection whose user is on another one by now: they forget it, and tell
+//! nobody. It sends PassOn to the gate that has the user now, with what still comes for the old connection. `cid` is always the
+//! connection at the gate that has sent Take.
 //!
 //! This module uses no socket and no clock.
 //!

@@ -30,10 +30,12 @@ pub enum Op {
     GetToken = 38,
     Take = 39,
     Leave = 40,
+    GiveBack = 41,
+    PassOn = 42,
 }
 
 impl Op {
-    const ALL: [Op; 26] = [
+    const ALL: [Op; 28] = [
         Op::Handshake,
         Op::Bind,
         Op::Unbind,
@@ -60,6 +62,8 @@ impl Op {
         Op::GetToken,
         Op::Take,
         Op::Leave,
+        Op::GiveBack,
+        Op::PassOn,
     ];
 
     /// Returns the number on the wire.
@@ -73,7 +77,7 @@ impl Op {
     pub fn from_code(code: u8) -> Option<Self> {
         let at = match code {
             1..=17 => code - 1,
-            32..=40 => code - 32 + 17,
+            32..=42 => code - 32 + 17,
             _ => return None,
         };
         Some(Self::ALL[usize::from(at)])

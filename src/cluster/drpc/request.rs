@@ -181,6 +181,24 @@ pub enum Request<'a> {
         /// The connection.
         cid: i64,
     },
+    /// Gives up a Take: the connection does not have the user.
+    GiveBack {
+        /// The connection at the gate that has sent Take.
+        cid: i64,
+        /// The user.
+        uid: i64,
+    },
+    /// Pushes a packet that has come for the connection that a user had before.
+    PassOn {
+        /// The connection that has the user now, or is about to.
+        cid: i64,
+        /// The user.
+        uid: i64,
+        /// True if the client is to be disconnected after it.
+        disconnect: bool,
+        /// The packet.
+        packet: &'a [u8],
+    },
 }
 
 /// The part of Hello that both sides send, so that each can prove that it has the secret.
@@ -224,6 +242,8 @@ impl<'a> Request<'a> {
             Request::GetToken { .. } => Op::GetToken,
             Request::Take { .. } => Op::Take,
             Request::Leave { .. } => Op::Leave,
+            Request::GiveBack { .. } => Op::GiveBack,
+            Request::PassOn { .. } => Op::PassOn,
         }
     }
 
@@ -331,6 +351,16 @@ impl<'a> Request<'a> {
                 token: text(body.rest())?,
             },
             Op::Leave => Request::Leave { cid: body.i64()? },
+            Op::GiveBack => Request::GiveBack {
+                cid: body.i64()?,
+                uid: body.i64()?,
+            },
+            Op::PassOn => Request::PassOn {
+                cid: body.i64()?,
+                uid: body.i64()?,
+                disconnect,
+                packet: body.rest(),
+            },
         };
         body.end()?;
         Ok(request)
@@ -442,6 +472,17 @@ impl<'a> Request<'a> {
                 parts.text = token.as_bytes();
             }
             Request::Leave { cid } => parts.put(&cid.to_be_bytes()),
+            Request::GiveBack { cid, uid } => {
+                parts.put(&cid.to_be_bytes());
+                parts.put(&uid.to_be_bytes());
+            }
+            Request::PassOn {
+                cid, uid, packet, ..
+            } => {
+                parts.put(&cid.to_be_bytes());
+                parts.put(&uid.to_be_bytes());
+                parts.packet = packet;
+            }
             Request::GetState | Request::Bye | Request::Ping => {}
         }
         Ok(parts)
@@ -460,6 +501,9 @@ impl<'a> Request<'a> {
                 disconnect: true,
                 ..
             } | Request::Publish {
+                disconnect: true,
+                ..
+            } | Request::PassOn {
                 disconnect: true,
                 ..
             }

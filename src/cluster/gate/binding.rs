@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use super::away::Stage;
 use super::client::Client;
 use super::clients::close;
 use super::handler::{GateReactor, Session};
 use super::options::DuplicateLogin;
 use super::shared::{POOL_QUEUE, Shared};
-use super::work::{Reply, Task, Who, Work};
+use super::work::{Reply, Task, Whereabouts, Who, Work};
 use crate::cluster::Event;
 use crate::cluster::drpc::{Code, Value};
 use crate::cluster::packet::{Control, GoodbyeReason};
@@ -65,15 +66,16 @@ impl GateReactor {
     ) -> Code {
         let id = self.sessions.find(cid, 0);
         let id = id.filter(|_| !self.away.contains_key(&cid));
-        let Some(id) = id.filter(|_| confirmed) else {
+        // One that takes its user back has one already, as it were.
+        let is_resuming = id.is_some_and(|id| self.is_resuming(id, reactor));
+        let Some(id) = id.filter(|_| confirmed && !is_resuming) else {
             if self.shared.users.finish(uid, None).is_free {
                 self.forget(uid, None, reactor);
             }
             self.counters().binds_failed.add(1);
-            return if confirmed {
-                Code::NotFound
-            } else {
-                Code::Failed
+            return match confirmed && !is_resuming {
+                true => Code::NotFound,
+                false => Code::Failed,
             };
         };
         let finished = self.shared.users.finish(uid, Some(cid));
@@ -85,8 +87,12 @@ impl GateReactor {
             self.forget(old, None, reactor);
         }
         if let Some(older) = finished.replaced {
-            let task = Task::Lose { uid, holder: older };
-            self.assign(reactor_of(older.cid), Work { task, reply: None });
+            let task = Task::Lose {
+                uid,
+                holder: older,
+                to: Whereabouts::Here,
+            };
+            self.assign_anyway(reactor_of(older.cid), Work { task, reply: None }, reactor);
         }
         reactor.with(id, |conn, session| {
             if let Session::Client(client) = session
@@ -108,7 +114,7 @@ impl GateReactor {
         reactor: &mut Reactor<'_, Self>,
     ) {
         let away = self.away.get(&who.cid);
-        let has_heir = away.is_some_and(|away| away.heir.is_some());
+        let has_heir = away.is_some_and(|away| !matches!(away.stage, Stage::Waits));
         if has_heir || self.sessions.find(who.cid, who.uid).is_none() {
             return self.conclude(reply.as_deref(), Code::NotFound, Value::None);
         }
@@ -121,12 +127,18 @@ impl GateReactor {
         }
     }
 
-    /// Takes the user from a connection, since it has logged in on another one.
-    pub(super) fn lose(&mut self, uid: i64, holder: Holder, reactor: &mut Reactor<'_, Self>) {
+    /// Takes the user from a connection, since it has gone to another one.
+    pub(super) fn lose(
+        &mut self,
+        uid: i64,
+        holder: Holder,
+        to: &Whereabouts,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
         let Some(id) = self.sessions.held(uid, holder) else {
             return;
         };
-        if self.lose_away(uid, holder, reactor) {
+        if self.lose_away(uid, holder.cid, to, reactor) {
             return;
         }
         // Which of both was the later one is known when the locator has answered.
@@ -270,8 +282,9 @@ fn lose_unless(
     };
     match shared.locator.locate_gate(uid) {
         Ok(gate) if is_ours(gate.as_deref()) => {}
-        Ok(_) => {
-            let task = Task::Lose { uid, holder };
+        Ok(gate) => {
+            let to = gate.map_or(Whereabouts::Gone, |gate| Whereabouts::At(gate.into()));
+            let task = Task::Lose { uid, holder, to };
             report(
                 shared,
                 engine,

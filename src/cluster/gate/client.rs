@@ -36,6 +36,7 @@ pub(super) struct Client {
     pub(super) read: u64,
     /// The time until the locator is asked again.
     pub(super) retry_after: Duration,
+    pub(super) share: Share,
     /// True while nothing is read because the client has sent too much.
     pub(super) is_delayed: bool,
     /// WebSocket messages of size 0 in a row.
@@ -45,20 +46,33 @@ pub(super) struct Client {
     pub(super) sent: u64,
     pub(super) resumable: Option<Box<Resumable>>,
     pub(super) resuming: Option<Box<Resuming>>,
+    /// True if it seemed silent when the gate was late itself.
+    pub(super) is_doubted: bool,
     /// True once it has tried to resume.
     pub(super) has_tried: bool,
-    /// True if it is closed since it was silent for too long.
-    pub(super) is_silent: bool,
+    /// True if it is closed since nothing comes from it any more.
+    pub(super) is_lost: bool,
     /// True if it is closed on purpose.
     pub(super) is_ended: bool,
 }
 
+/// The part of a client in the load of the links.
+#[derive(Default)]
+pub(super) struct Share {
+    /// The number of the load.
+    pub(super) load: u64,
+    pub(super) bytes: usize,
+}
+
 /// A client that has asked to resume.
 pub(super) struct Resuming {
+    /// The gate that has its user, if it is another one.
+    pub(super) from: Option<Box<str>>,
+    pub(super) uid: i64,
     pub(super) last: u64,
     pub(super) taken: Option<TakenUser>,
-    /// The pushes that have come meanwhile. They follow those that were missed.
-    pub(super) pending: Vec<Arc<Parcel>>,
+    /// The pushes that have come meanwhile, and if they were passed on from the old connection. They follow those that were missed.
+    pub(super) pending: Vec<(Arc<Parcel>, bool)>,
     pub(super) bytes: usize,
 }
 
@@ -72,6 +86,8 @@ pub(super) enum Wait {
     Nodes,
     /// The locator, which still names the node that the user has left.
     Move,
+    /// The link to a node, which has much to send.
+    Link,
     /// The user that it takes back.
     Resume,
 }
@@ -119,12 +135,30 @@ pub(super) struct Held {
 impl Resuming {
     /// Holds a push back.
     pub(super) fn hold(&mut self, parcel: &Arc<Parcel>, limit: usize) -> Result<(), WriteError> {
+        self.keep(parcel, false, limit)
+    }
+
+    /// Holds a push back that was passed on from the old connection, and is for the user only.
+    pub(super) fn hold_passed(
+        &mut self,
+        parcel: &Arc<Parcel>,
+        limit: usize,
+    ) -> Result<(), WriteError> {
+        self.keep(parcel, true, limit)
+    }
+
+    fn keep(
+        &mut self,
+        parcel: &Arc<Parcel>,
+        is_passed: bool,
+        limit: usize,
+    ) -> Result<(), WriteError> {
         let queued = self.bytes;
         self.bytes += size_of::<Arc<Parcel>>() + parcel.packet.as_bytes().len();
         if self.bytes > limit {
             return Err(WriteError::Full { queued, limit });
         }
-        self.pending.push(parcel.clone());
+        self.pending.push((parcel.clone(), is_passed));
         Ok(())
     }
 }
@@ -136,6 +170,7 @@ impl Client {
     pub(super) const AUTHORIZE: u64 = 2;
     pub(super) const RESUME: u64 = 3;
     pub(super) const RETRY: u64 = 4;
+    pub(super) const HELD_UP: u64 = 7;
     #[cfg(feature = "kcp")]
     pub(super) const FLUSH: u64 = 5;
     /// Packets that have waited are handled.
@@ -156,14 +191,16 @@ impl Client {
             returned: VecDeque::new(),
             read: 0,
             retry_after: Duration::ZERO,
+            share: Share::default(),
             is_delayed: false,
             empty_in_row: 0,
             authorizing: None,
             sent: 0,
             resumable: None,
             resuming: None,
+            is_doubted: false,
             has_tried: false,
-            is_silent: false,
+            is_lost: false,
             is_ended: false,
         }
     }

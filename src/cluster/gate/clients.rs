@@ -1,8 +1,7 @@
 //! The clients of a gate: their lives, and what they send.
 
-#[cfg(feature = "kcp")]
-use std::time::Duration;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::client::{Client, Wait};
 use super::codec::Protocol;
@@ -11,7 +10,7 @@ use super::kept::Asked;
 use super::listener::{Door, Upgrade};
 use super::options::{HeartbeatMode, OverRate};
 use super::stats::{GateCounters, RefusedPacket};
-use crate::cluster::dispatch::{Dispatch, Source};
+use crate::cluster::dispatch::{Dispatch, Refusal, Source};
 use crate::cluster::drpc::Request;
 use crate::cluster::link::Lanes;
 #[cfg(feature = "kcp")]
@@ -19,6 +18,7 @@ use crate::cluster::over_kcp;
 use crate::cluster::packet::{
     Control, EncodedPacket, GoodbyeReason, Heartbeat, MAX_EMPTY_IN_ROW, Packet, PacketFrame,
 };
+use crate::cluster::registry::Instance;
 use crate::cluster::{Error, Event};
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::Origin;
@@ -26,6 +26,12 @@ use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn, Reactor};
 use crate::http::{ServerRequest, ServerResponse, StatusCode, forwarded_for};
 use crate::ws::{self, Close, CloseCode};
+
+/// The time by which a timer may be late before the gate doubts that it has read everything.
+const LATE: Duration = Duration::from_millis(20);
+
+/// The time in which it reads everything then.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
 
 impl GateReactor {
     pub(super) fn open_client(&mut self, conn: &mut Conn<'_, Self>) -> Option<Client> {
@@ -104,6 +110,9 @@ impl GateReactor {
             self.orphans.insert(cid);
             return;
         }
+        if let Some(resuming) = &client.resuming {
+            self.return_user(resuming.from.as_deref(), (cid, resuming.uid), reactor);
+        }
         let mut limbo = self.limbo.remove(&cid).unwrap_or_default();
         if !self.keep_away(&mut client, &mut limbo, info, reason, reactor) {
             self.end_session(cid, reactor);
@@ -139,14 +148,22 @@ impl GateReactor {
         match token {
             Client::LIFE => {
                 let allowed = 2 * self.shared.options.interval;
-                if is_paused(conn) {
+                let most_queued = self.shared.options.outbound_limit / 4;
+                if is_unread(conn, most_queued) {
                     // Its packets are not seen.
                     client.last = conn.now();
                 }
                 let silent = conn.now().saturating_duration_since(client.last);
+                // A gate that was late itself, since it had too much to do or was stopped, may have packets to read.
+                let is_late = silent > allowed + LATE;
+                if is_late && !std::mem::replace(&mut client.is_doubted, true) {
+                    conn.set_timer(SECOND_LOOK, Client::LIFE);
+                    return Action::Continue;
+                }
+                client.is_doubted = false;
                 if silent >= allowed {
                     self.counters().silent.add(1);
-                    client.is_silent = true;
+                    client.is_lost = true;
                     if client.resumable.is_none() {
                         return Action::Close;
                     }
@@ -167,12 +184,16 @@ impl GateReactor {
                 resume(conn, client);
                 Action::Continue
             }
+            Client::HELD_UP => {
+                self.let_go_on(conn, client);
+                Action::Continue
+            }
             Client::RETRY => {
                 self.retry(conn, client);
                 Action::Continue
             }
             #[cfg(feature = "kcp")]
-            Client::FLUSH => self.settle_kcp(conn),
+            Client::FLUSH => self.settle_kcp(conn, client),
             #[cfg(feature = "kcp")]
             Client::READ => self.read_kcp(conn, client),
             _ => Action::Continue,
@@ -189,7 +210,12 @@ impl GateReactor {
         let message = match incoming {
             ws::Incoming::Request(request) => return self.upgrade(conn, client, &request),
             ws::Incoming::Message(message) => message,
-            ws::Incoming::Pong(_) | ws::Incoming::Closed(_) => return Action::Continue,
+            ws::Incoming::Pong(pong) => return self.on_idle_frame(conn, client, pong.len()),
+            ws::Incoming::Closed(close) => {
+                // It has said that it is done, unless it goes because the gate is about to stop.
+                client.is_ended |= close.code == Some(CloseCode::NORMAL) && !self.said_goodbye;
+                return Action::Continue;
+            }
         };
         let ws::Message::Binary(message) = message else {
             return refuse_message(conn, CloseCode::UNSUPPORTED, "packets are binary messages");
@@ -200,11 +226,11 @@ impl GateReactor {
             }
             Ok(PacketFrame::Empty) => {
                 client.empty_in_row += 1;
-                Action::Continue
+                self.on_idle_frame(conn, client, message.len())
             }
             Ok(frame) => {
                 client.empty_in_row = 0;
-                self.on_frame(conn, client, frame)
+                self.on_frame(conn, client, frame, message.len())
             }
             Err(error) => {
                 log::debug!(target: "epicycle::cluster", "{}: {error}", client.address(conn.peer_addr()));
@@ -213,18 +239,26 @@ impl GateReactor {
         }
     }
 
+    /// Takes a frame that brings no packet. It counts as one.
+    fn on_idle_frame(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut Client,
+        len: usize,
+    ) -> Action {
+        self.on_frame(conn, client, PacketFrame::Empty, len)
+    }
+
+    /// Takes what a client has sent, in `len` bytes.
     pub(super) fn on_frame(
         &mut self,
         conn: &mut Conn<'_, Self>,
         client: &mut Client,
         frame: PacketFrame<'_>,
+        len: usize,
     ) -> Action {
         let now = conn.now();
         client.last = now;
-        let len = match &frame {
-            PacketFrame::Packet { whole, .. } => whole.len(),
-            _ => 0,
-        };
         if let Some((rate, over)) = client.over_rate(len, now) {
             match rate.policy {
                 OverRate::Close => {
@@ -275,6 +309,10 @@ impl GateReactor {
                         }
                         Action::Continue
                     }
+                    Control::Leave => {
+                        client.is_ended = true;
+                        Action::Continue
+                    }
                     _ => Action::Continue,
                 }
             }
@@ -297,15 +335,24 @@ impl GateReactor {
             match self.table.dispatch_past(packet.route, source, &tried) {
                 Dispatch::To(node) => {
                     self.is_pending = true;
-                    let counters = &self.shared.counters[self.id];
-                    let from = (cid, uid);
-                    let lanes = &mut self.lanes;
-                    match deliver(lanes, counters, &node.id, from, whole, conn.now()) {
-                        Ok(()) => break None,
-                        // It has said Bye, which the registry has not told yet.
-                        Err(Error::Draining) => tried.push(node.clone()),
+                    let request = Request::Deliver {
+                        cid,
+                        uid,
+                        packet: whole,
+                    };
+                    match self.lanes.send_if_near(&node.id, &request, conn.now()) {
+                        Ok(()) => {
+                            self.counters().delivered.add(1);
+                            self.hold_up(conn, client, whole.len());
+                            break None;
+                        }
+                        // It has said Bye, which the registry has not told yet, or cannot be reached.
+                        Err(Error::Draining | Error::LinkDown { .. }) => tried.push(node.clone()),
                         Err(_) => break Some(RefusedPacket::Busy),
                     }
+                }
+                Dispatch::Refuse(Refusal::NoneWorking) if !tried.is_empty() => {
+                    break self.deliver_far(&tried, (cid, uid), whole, conn.now());
                 }
                 Dispatch::Refuse(refusal) => break Some(refusal.into()),
                 Dispatch::Locate { .. } => {
@@ -317,6 +364,28 @@ impl GateReactor {
             None => Action::Continue,
             Some(refused) => self.refuse_packet(conn, client, packet, refused),
         }
+    }
+
+    /// Hands a packet to a node that has been out of reach for a while, since there is no other one. Returns why that failed.
+    #[cold]
+    fn deliver_far(
+        &mut self,
+        nodes: &[Arc<Instance>],
+        from: (i64, i64),
+        packet: &[u8],
+        now: Instant,
+    ) -> Option<RefusedPacket> {
+        let mut refused = RefusedPacket::NoneWorking;
+        for node in nodes {
+            let counters = &self.shared.counters[self.id];
+            match deliver(&mut self.lanes, counters, &node.id, from, packet, now) {
+                Ok(()) => return None,
+                Err(Error::LinkDown { .. }) => refused = RefusedPacket::Unreachable,
+                Err(Error::Draining) => {}
+                Err(_) => return Some(RefusedPacket::Busy),
+            }
+        }
+        Some(refused)
     }
 
     /// Drops a packet, and answers it if the application wants to.
@@ -526,11 +595,13 @@ pub(super) fn resume(conn: &mut Conn<'_, GateReactor>, client: &Client) {
     conn.resume_reads();
 }
 
-/// Returns true if nothing is read from a client now.
-fn is_paused(conn: &Conn<'_, GateReactor>) -> bool {
+/// Returns true if nothing is read from a client now: it has to wait for something, or does not read itself.
+fn is_unread(conn: &Conn<'_, GateReactor>, most_queued: usize) -> bool {
     #[cfg(feature = "kcp")]
     if let Protocol::Kcp(kcp) = conn.codec() {
-        return kcp.is_paused;
+        return kcp.is_paused || kcp.queued() > most_queued;
     }
-    conn.reads_paused()
+    #[cfg(not(feature = "kcp"))]
+    let _ = most_queued;
+    conn.reads_later()
 }

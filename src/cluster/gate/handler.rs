@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::away::Away;
 use super::by_route::ByRoute;
 use super::client::Client;
 use super::codec::{Protocol, ProtocolFrame};
 use super::kept::{Asked, Kept, Notice, note};
 use super::listener::Door;
-use super::resume::{Away, Claim};
+use super::resume::Claim;
 use super::shared::Shared;
 use super::stats::GateCounters;
 use super::work::{Reply, Work};
@@ -54,6 +55,12 @@ pub(super) struct GateReactor {
     pub(super) is_asking: bool,
     /// The clients that wait for nodes.
     pub(super) waiting: Vec<i64>,
+    /// The clients that wait for the links to nodes.
+    pub(super) held_up: FxHashSet<i64>,
+    /// True while a link has much to send.
+    pub(super) is_loaded: bool,
+    /// The number of times that this has ended.
+    pub(super) loads: u64,
     pub(super) table: RouteTable,
     pub(super) by_route: ByRoute,
     pub(super) queue: VecDeque<Work>,
@@ -125,6 +132,9 @@ impl GateReactor {
             kept: Kept::default(),
             is_asking: false,
             waiting: Vec::new(),
+            held_up: FxHashSet::default(),
+            is_loaded: false,
+            loads: 0,
             table,
             by_route: ByRoute::new(shared.routes.clone()),
             queue: VecDeque::new(),
@@ -265,7 +275,7 @@ impl GateReactor {
     }
 
     fn has_to_do(&self) -> bool {
-        self.is_pending || !self.notices.is_empty()
+        self.is_pending || self.is_loaded || !self.notices.is_empty()
     }
 }
 
@@ -284,7 +294,8 @@ impl EventHandler for GateReactor {
             Some(Door::Sockets(_)) => {
                 let max = packet.max_packet().max(9 + 4);
                 let limits = ws::Limits::default().max_frame(max).max_message(max);
-                ws::ServerCodec::new(limits).into()
+                // Frames that bring no packet count for the rate limit as well.
+                ws::ServerCodec::new(limits).tell_all().into()
             }
             #[cfg(feature = "kcp")]
             Some(Door::Kcp(options)) => KcpCodec::server(options.clone(), packet).into(),
@@ -320,7 +331,11 @@ impl EventHandler for GateReactor {
     ) -> Action {
         let action = match (session, frame) {
             (Session::Client(client), ProtocolFrame::Packets(frame)) => {
-                self.on_frame(conn, client, frame)
+                let len = match conn.codec() {
+                    Protocol::Packets(packets) => packets.frame_len(),
+                    _ => 0,
+                };
+                self.on_frame(conn, client, frame, len)
             }
             (Session::Client(client), ProtocolFrame::Socket(incoming)) => {
                 self.on_socket(conn, client, incoming)
@@ -367,6 +382,7 @@ impl EventHandler for GateReactor {
     fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session) -> Action {
         if let Session::Lane(token) = session {
             self.lanes.on_drain(*token, conn);
+            self.settle(conn);
         }
         Action::Continue
     }
@@ -412,6 +428,7 @@ impl EventHandler for GateReactor {
         self.work(reactor);
         self.ask_nodes(reactor);
         self.lanes.flush(reactor);
+        self.note_load(reactor);
         self.ship(reactor);
         let counters = self.counters();
         let lost = self.away.len() + self.orphans.len();

@@ -16,7 +16,7 @@ impl GateReactor {
         datagram: &[u8],
     ) -> Action {
         if let Err(end) = over_kcp::receive(conn, datagram) {
-            return self.end_kcp(conn, &end);
+            return self.end_kcp(conn, client, &end);
         }
         self.read_kcp(conn, client)
     }
@@ -32,10 +32,10 @@ impl GateReactor {
             let mut packets = kcp.packets.clone();
             let mut handled = 0;
             let action = loop {
-                let frame = match packets.decode(&mut input[handled..]) {
+                let (frame, len) = match packets.decode(&mut input[handled..]) {
                     Ok(Decoded::Frame { frame, consumed }) => {
                         handled += consumed;
-                        frame
+                        (frame, consumed)
                     }
                     Ok(_) => break Action::Continue,
                     Err(error) => {
@@ -43,7 +43,7 @@ impl GateReactor {
                         break Action::Close;
                     }
                 };
-                match self.on_frame(conn, client, frame) {
+                match self.on_frame(conn, client, frame, len) {
                     Action::Continue => {}
                     action => break action,
                 }
@@ -59,18 +59,19 @@ impl GateReactor {
                 return action;
             }
         }
-        self.settle_kcp(conn)
+        self.settle_kcp(conn, client)
     }
 
     /// Sends what is due.
-    pub(super) fn settle_kcp(&mut self, conn: &mut Conn<'_, Self>) -> Action {
+    pub(super) fn settle_kcp(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client) -> Action {
         match over_kcp::settle(conn, Client::FLUSH) {
             Ok(()) => Action::Continue,
-            Err(end) => self.end_kcp(conn, &end),
+            Err(end) => self.end_kcp(conn, client, &end),
         }
     }
 
-    fn end_kcp(&self, conn: &Conn<'_, Self>, end: &End) -> Action {
+    fn end_kcp(&self, conn: &Conn<'_, Self>, client: &mut Client, end: &End) -> Action {
+        client.is_lost = true;
         match end {
             End::Replaced => {
                 log::debug!(target: "epicycle::cluster", "{} begins another connection", conn.peer_addr());

@@ -67,8 +67,8 @@ pub(super) enum Asked {
     Fence(Fence),
     /// A Ping to a node about all that came before, for a claim of this number.
     Order(u64),
-    /// A claim on a user at another gate, for this connection.
-    Take(i64),
+    /// A claim on a user at another gate: the connection, and the user.
+    Take(i64, i64),
 }
 
 /// A change on the link to a node, to be heeded at the end of the turn.
@@ -95,9 +95,11 @@ pub(super) enum Notice {
     },
     /// All that a claim has to wait for at one node is done.
     Ordered(u64),
-    /// Another gate has answered the claim of a connection.
+    /// Another gate has answered the claim of a connection on a user, or has not.
     Taken {
+        gid: String,
         cid: i64,
+        uid: i64,
         taken: Result<Vec<u8>, ResumeRefusal>,
     },
 }
@@ -325,7 +327,7 @@ pub(super) fn note(notices: &mut Vec<Notice>, node: &Identity, event: LaneEvent<
             ..
         } => Notice::Ordered(order),
         LaneEvent::Answered {
-            token: Asked::Take(cid),
+            token: Asked::Take(cid, uid),
             result,
         } => {
             let taken = match result {
@@ -336,7 +338,12 @@ pub(super) fn note(notices: &mut Vec<Notice>, node: &Identity, event: LaneEvent<
                 Ok(answer) => Err(refusal_of(answer.code.code())),
                 Err(_) => Err(ResumeRefusal::Unavailable),
             };
-            Notice::Taken { cid, taken }
+            Notice::Taken {
+                gid: nid,
+                cid,
+                uid,
+                taken,
+            }
         }
         LaneEvent::Answered {
             token: Asked::Fence(fence),

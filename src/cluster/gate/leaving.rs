@@ -1,29 +1,26 @@
-//! Users that have lost their connection, until they come back or are given up, and those that go to another connection.
+//! Users that have lost their connection, until they are on another one or are given up.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::away::{Away, Stage};
 use super::binding::report;
 use super::client::Client;
-use super::handler::{GateReactor, Limbo, Pending, Session};
-use super::kept::Asked;
-use super::pushes::{Missing, Pushes};
-use super::resume::{Away, Claim, Heir, Resumable, TakenUser, code_of};
+use super::handler::{GateReactor, Limbo, Session};
+use super::pushes::Pushes;
+use super::resume::{Heir, Resumable};
 use super::token::Token;
-use super::work::{Parcel, Reply, Task, Who, Work};
-use crate::cluster::drpc::{Code, Request, Taken, Target, Value};
+use super::work::{Parcel, Task, Whereabouts, Who, Work};
+use crate::cluster::drpc::{Code, Request, Target};
 use crate::cluster::packet::{EncodedPacket, ResumeRefusal};
-use crate::cluster::session::{Holder, reactor_of};
+use crate::cluster::session::reactor_of;
 use crate::engine::conn::close::{CloseReason, Closed, TimeoutKind};
 use crate::engine::handler::Reactor;
 
-/// The time for which a user who was taken over is waited for by its old gate, and what still comes for its old connection is passed on.
+/// The time for which what still comes for the old connection of a user is passed on.
 const PASSING_ON: Duration = Duration::from_secs(10);
-
-/// The number of claims of a reactor that wait for nodes.
-const MAX_ORDERING: usize = 4096;
 
 impl GateReactor {
     /// Returns a token for a client that has a user.
@@ -81,7 +78,7 @@ impl GateReactor {
         let Some(resume) = &self.shared.resume else {
             return false;
         };
-        let was_lost = client.is_silent || is_loss(reason);
+        let was_lost = client.is_lost || is_loss(reason);
         if !was_lost || client.is_ended || self.sessions.uid(client.cid) == 0 {
             return false;
         }
@@ -102,7 +99,7 @@ impl GateReactor {
         true
     }
 
-    fn await_return(
+    pub(super) fn await_return(
         &mut self,
         cid: i64,
         resumable: Resumable,
@@ -113,39 +110,59 @@ impl GateReactor {
             return;
         };
         resume.users.fetch_add(1, Relaxed);
-        let window = resume.options.window;
         let away = Away {
             resumable: Some(resumable),
-            ends: reactor.now() + window,
+            ends: reactor.now() + resume.options.window,
             ip,
             address,
-            heir: None,
-            is_settled: false,
+            stage: Stage::Waits,
+            next: None,
+            timer: None,
         };
         self.away.insert(cid, away);
-        look_after(window, cid, reactor);
+        self.watch_away(cid, reactor);
     }
 
-    /// Ends what is kept of a user, if its time is over.
-    fn on_window(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) {
-        let Some(away) = self.away.get(&cid) else {
+    /// Sets the timer for what a user that is away waits for.
+    pub(super) fn watch_away(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) {
+        let Some(away) = self.away.get_mut(&cid) else {
             return;
         };
-        let left = away.ends.saturating_duration_since(reactor.now());
-        if !left.is_zero() {
-            return look_after(left, cid, reactor);
+        if let Some(timer) = away.timer.take() {
+            reactor.unschedule(timer);
         }
-        if away.is_settled {
-            self.let_go(cid, reactor);
-        } else if away.heir.is_none() {
-            self.counters().windows_ended.add(1);
-            self.end_away(cid, reactor);
-        } else {
-            // The locator knows if the one who has claimed the user has got it.
-            self.ask_for(cid, reactor);
-        }
+        let due = match away.stage {
+            Stage::Waits => away.ends,
+            // The claim ends by itself.
+            Stage::Claimed(_) => return,
+            Stage::Handed(_, until) | Stage::Settled(_, until) => until,
+        };
+        let left = due.saturating_duration_since(reactor.now());
+        away.timer = Some(reactor.schedule_keyed(left, move |gate, reactor| {
+            gate.on_time(cid, reactor);
+            reactor.request_turn_end();
+        }));
+    }
+
+    fn on_time(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) {
+        let Some(away) = self.away.get_mut(&cid) else {
+            return;
+        };
+        away.timer = None;
         self.is_pending = true;
-        reactor.request_turn_end();
+        match away.stage {
+            Stage::Waits => self.end_window(cid, reactor),
+            Stage::Claimed(_) => {}
+            // The locator knows if the one to whom the user was handed over has got it.
+            Stage::Handed(..) => self.ask_for(cid, reactor),
+            Stage::Settled(..) => self.let_go(cid, reactor),
+        }
+    }
+
+    /// Gives a user up that has not come back in time.
+    pub(super) fn end_window(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) {
+        self.counters().windows_ended.add(1);
+        self.end_away(cid, reactor);
     }
 
     fn ask_for(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) {
@@ -153,43 +170,53 @@ impl GateReactor {
         let (shared, engine, id) = (self.shared.clone(), reactor.engine().clone(), self.id);
         let asked = self.shared.pool.submit_ordered(uid as u64, move || {
             let gate = shared.locator.locate_gate(uid);
-            let is_elsewhere = matches!(gate, Ok(Some(gid)) if gid != shared.ours.id);
-            let task = Task::Inherited { cid, is_elsewhere };
+            let gate = gate.ok().flatten().filter(|gid| *gid != shared.ours.id);
+            let task = Task::Inherited {
+                cid,
+                gate: gate.map(Arc::from),
+            };
             report(&shared, &engine, id, Work { task, reply: None });
         });
         if asked.is_err() {
-            self.end_away(cid, reactor);
+            self.give_back(cid, reactor);
         }
     }
 
-    /// Notes if the one who has claimed a user has got it.
+    /// Notes the gate that has a user who was handed over, if it is another one.
     pub(super) fn inherited(
         &mut self,
         cid: i64,
-        is_elsewhere: bool,
+        gate: Option<&str>,
         reactor: &mut Reactor<'_, Self>,
     ) {
-        match self.away.get(&cid) {
-            Some(away) if !away.is_settled => {}
-            _ => return,
+        let Some(Away {
+            stage: Stage::Handed(heir, _),
+            ..
+        }) = self.away.get(&cid)
+        else {
+            return;
+        };
+        match (heir, gate) {
+            (Heir::There(gid, _), Some(gate)) if **gid == *gate => self.settle_away(cid, reactor),
+            (_, Some(_)) => self.replace_away(cid, reactor),
+            (_, None) => self.give_back(cid, reactor),
         }
-        if is_elsewhere {
-            return self.settle_away(cid, reactor);
-        }
-        self.counters().windows_ended.add(1);
-        self.end_away(cid, reactor);
     }
 
     /// Gives a user up: nodes are told Disconnect.
     pub(super) fn end_away(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) {
-        if self.remove_away(cid) {
+        if self.remove_away(cid, reactor) {
             self.end_session(cid, reactor);
         }
     }
 
     pub(super) fn end_all_away(&mut self, reactor: &mut Reactor<'_, Self>) {
         for cid in self.away.keys().copied().collect::<Vec<_>>() {
-            match self.away.get(&cid).is_some_and(|away| away.is_settled) {
+            match self
+                .away
+                .get(&cid)
+                .is_some_and(|away| away.stage.is_settled())
+            {
                 true => self.let_go(cid, reactor),
                 false => self.end_away(cid, reactor),
             }
@@ -198,7 +225,7 @@ impl GateReactor {
 
     /// Forgets a user that is on another connection.
     fn let_go(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) {
-        if self.remove_away(cid) {
+        if self.remove_away(cid, reactor) {
             let uid = self.sessions.remove(cid);
             if uid != 0 && self.shared.users.release(uid, cid) {
                 self.forget(uid, None, reactor);
@@ -206,13 +233,19 @@ impl GateReactor {
         }
     }
 
-    fn remove_away(&mut self, cid: i64) -> bool {
+    fn remove_away(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) -> bool {
         let Some(away) = self.away.remove(&cid) else {
             return false;
         };
-        match away.is_settled {
+        if let Some(timer) = away.timer {
+            reactor.unschedule(timer);
+        }
+        match away.stage.is_settled() {
             true => self.settled -= 1,
             false => self.count_away(),
+        }
+        if let Some((claim, reply)) = away.next {
+            self.hand_over(&claim, reply, Err(ResumeRefusal::Expired), reactor);
         }
         true
     }
@@ -224,28 +257,41 @@ impl GateReactor {
         }
     }
 
-    /// Takes the user from a connection that is lost, since it is on another one. Returns false if that is no such connection.
+    /// Takes the user from a connection that is lost, since it has gone to another one. Returns false if that is no such connection.
     pub(super) fn lose_away(
         &mut self,
         uid: i64,
-        holder: Holder,
+        cid: i64,
+        to: &Whereabouts,
         reactor: &mut Reactor<'_, Self>,
     ) -> bool {
-        let cid = holder.cid;
         let Some(away) = self.away.get(&cid) else {
             return false;
         };
-        match (&away.heir, away.is_settled) {
-            (Some(_), false) => self.settle_away(cid, reactor),
-            (_, true) => self.let_go(cid, reactor),
-            (None, false) => {
-                self.sessions.set_uid(cid, 0, 0);
-                self.shared.users.release(uid, cid);
-                self.counters().replaced.add(1);
-                self.end_away(cid, reactor);
+        let has_it = |heir: &Heir| match (heir, to) {
+            (Heir::Here(heir), Whereabouts::Here) => self.shared.users.find(uid) == Some(*heir),
+            (Heir::There(gid, _), Whereabouts::At(gate)) => gid == gate,
+            (Heir::There(..), Whereabouts::Gone) => true,
+            _ => false,
+        };
+        match &away.stage {
+            Stage::Handed(heir, _) if has_it(heir) => self.settle_away(cid, reactor),
+            Stage::Settled(..) => self.let_go(cid, reactor),
+            // It has logged in anew.
+            Stage::Waits | Stage::Claimed(_) | Stage::Handed(..) => {
+                self.replace_away(cid, reactor);
             }
         }
         true
+    }
+
+    /// Ends a connection that is lost, and whose user has logged in on another one.
+    fn replace_away(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) {
+        let uid = self.sessions.uid(cid);
+        self.sessions.set_uid(cid, 0, 0);
+        self.shared.users.release(uid, cid);
+        self.counters().replaced.add(1);
+        self.end_away(cid, reactor);
     }
 
     /// Notes that a user has come back on another connection. The nodes forget the old one.
@@ -254,11 +300,18 @@ impl GateReactor {
         let Some(away) = self.away.get_mut(&cid) else {
             return;
         };
-        away.is_settled = true;
-        away.ends = now + PASSING_ON;
+        let Stage::Handed(heir, _) = &away.stage else {
+            return;
+        };
+        away.stage = Stage::Settled(heir.clone(), now + PASSING_ON);
+        away.resumable = None;
+        let next = away.next.take();
         self.settled += 1;
         self.count_away();
-        look_after(PASSING_ON, cid, reactor);
+        self.watch_away(cid, reactor);
+        for channel in self.sessions.channels(cid) {
+            self.sessions.part(&channel, cid);
+        }
         for (node, _) in self.nodes.iter() {
             if self.kept.knows(&node.id)
                 && let Err(error) = self.lanes.send(&node.id, &Request::Leave { cid }, now)
@@ -266,177 +319,10 @@ impl GateReactor {
                 log::debug!(target: "epicycle::cluster", "{} still knows the connection {cid}: {error}", node.id);
             }
         }
-        self.is_pending = true;
-    }
-
-    /// Begins to hand a user over.
-    pub(super) fn take_user(
-        &mut self,
-        claim: Claim,
-        reply: Option<Arc<Reply>>,
-        reactor: &mut Reactor<'_, Self>,
-    ) {
-        let cid = match self.claim(&claim, reactor) {
-            Ok(Some(cid)) => cid,
-            Ok(None) => return self.park(claim, reply),
-            Err(refusal) => return self.hand_over(&claim, reply, Err(refusal), reactor),
-        };
-        // The packets of the old connection come before those of the new one. On the same lanes it does anyway.
-        let is_same = matches!(claim.heir, Heir::Here(heir) if reactor_of(heir) == self.id);
-        let mut pending = Pending {
-            missing: 0,
-            cid,
-            claim,
-            reply,
-        };
-        self.last_order += 1;
-        let order = self.last_order;
-        if !is_same && self.ordering.len() < MAX_ORDERING {
-            for (node, _) in self.nodes.iter() {
-                if self.kept.knows(&node.id)
-                    && self.lanes.is_up(&node.id)
-                    && self
-                        .lanes
-                        .ping(&node.id, Asked::Order(order), reactor.now())
-                {
-                    pending.missing += 1;
-                }
-            }
-        }
-        match pending.missing {
-            0 => self.finish_take(pending, reactor),
-            _ => drop(self.ordering.insert(order, pending)),
+        if let Some((claim, reply)) = next {
+            self.hand_over(&claim, reply, Err(ResumeRefusal::Expired), reactor);
         }
         self.is_pending = true;
-    }
-
-    /// Notes that a node has taken all that was sent to it before, or is gone.
-    pub(super) fn on_ordered(&mut self, order: u64, reactor: &mut Reactor<'_, Self>) {
-        let Some(pending) = self.ordering.get_mut(&order) else {
-            return;
-        };
-        pending.missing -= 1;
-        if pending.missing == 0
-            && let Some(pending) = self.ordering.remove(&order)
-        {
-            self.finish_take(pending, reactor);
-        }
-    }
-
-    /// Checks a claim. A connection that still seems alive is ended. Returns the old connection, or `None` if it is about to end.
-    fn claim(
-        &mut self,
-        claim: &Claim,
-        reactor: &mut Reactor<'_, Self>,
-    ) -> Result<Option<i64>, ResumeRefusal> {
-        let (uid, now) = (claim.uid, reactor.now());
-        let found = self.shared.users.find(uid);
-        let cid = found.ok_or(ResumeRefusal::Expired)?;
-        let id = self.sessions.find(cid, uid).ok_or(ResumeRefusal::Expired)?;
-        if !self.away.contains_key(&cid) {
-            let lost = reactor.with(id, |conn, session| {
-                let Session::Client(client) = session else {
-                    return Err(ResumeRefusal::Expired);
-                };
-                check(client.resumable.as_deref(), claim, now)?;
-                let resumable = client.resumable.take().ok_or(ResumeRefusal::Expired)?;
-                let (ip, address) = (
-                    client.ip.or(conn.peer_addr().ip()),
-                    client.address(conn.peer_addr()),
-                );
-                conn.abort();
-                Ok((*resumable, (ip, address)))
-            });
-            let Some(lost) = lost else {
-                return Ok(None);
-            };
-            let (resumable, peer) = lost?;
-            self.await_return(cid, resumable, peer, reactor);
-        }
-        let away = self.away.get_mut(&cid).ok_or(ResumeRefusal::Expired)?;
-        check(away.resumable.as_ref(), claim, now)?;
-        away.heir = Some(claim.heir.clone());
-        Ok(Some(cid))
-    }
-
-    /// Keeps a claim until the end of the old connection is told.
-    fn park(&mut self, claim: Claim, reply: Option<Arc<Reply>>) {
-        if let Some(cid) = self.shared.users.find(claim.uid) {
-            self.limbo
-                .entry(cid)
-                .or_default()
-                .claims
-                .push((claim, reply));
-        }
-    }
-
-    fn finish_take(&mut self, pending: Pending, reactor: &mut Reactor<'_, Self>) {
-        let Pending {
-            cid, claim, reply, ..
-        } = pending;
-        let taken = self.take_away(cid, &claim, reactor);
-        self.hand_over(&claim, reply, taken, reactor);
-    }
-
-    fn take_away(
-        &mut self,
-        cid: i64,
-        claim: &Claim,
-        reactor: &mut Reactor<'_, Self>,
-    ) -> Result<TakenUser, ResumeRefusal> {
-        let now = reactor.now();
-        let away = self.away.get_mut(&cid).ok_or(ResumeRefusal::Expired)?;
-        // Another claim may have come meanwhile.
-        if away.heir.as_ref() != Some(&claim.heir) {
-            return Err(ResumeRefusal::Expired);
-        }
-        check(away.resumable.as_ref(), claim, now)?;
-        let resumable = away.resumable.take().ok_or(ResumeRefusal::Expired)?;
-        let pushes = resumable.pushes.after(claim.last);
-        let pushes = pushes.map_err(|_| ResumeRefusal::Lost)?;
-        away.ends = now + PASSING_ON;
-        look_after(PASSING_ON, cid, reactor);
-        let channels = self.sessions.channels(cid);
-        for channel in &channels {
-            self.sessions.part(channel, cid);
-        }
-        if let Heir::There(gid, _) = &claim.heir {
-            self.dial_gate(gid, reactor);
-        }
-        Ok(TakenUser {
-            uid: claim.uid,
-            channels,
-            pushes,
-        })
-    }
-
-    /// Tells the result of a claim.
-    fn hand_over(
-        &mut self,
-        claim: &Claim,
-        reply: Option<Arc<Reply>>,
-        taken: Result<TakenUser, ResumeRefusal>,
-        reactor: &mut Reactor<'_, Self>,
-    ) {
-        if let Heir::Here(cid) = claim.heir {
-            let task = Task::Taken { cid, taken };
-            return self.assign_anyway(reactor_of(cid), Work { task, reply: None }, reactor);
-        }
-        let encoded = taken.and_then(|taken| {
-            let channels = taken.channels.iter().map(|channel| &**channel);
-            let pushes = taken.pushes.iter().map(EncodedPacket::as_bytes);
-            Taken::encode(taken.uid, channels, pushes).map_err(|_| ResumeRefusal::Lost)
-        });
-        match &encoded {
-            Ok(bytes) => match Taken::read(bytes) {
-                Ok(taken) => self.conclude(reply.as_deref(), Code::Done, Value::Taken(taken)),
-                Err(_) => self.conclude(reply.as_deref(), Code::Failed, Value::None),
-            },
-            Err(refusal) => {
-                let code = Code::from_code(code_of(*refusal));
-                self.conclude(reply.as_deref(), code, Value::None);
-            }
-        }
     }
 
     /// Keeps a push to a client that is away, or passes it on. Returns false if there is no such client.
@@ -451,16 +337,22 @@ impl GateReactor {
             self.await_end(cid, parcel);
             return false;
         };
-        match (&mut away.resumable, away.heir.clone()) {
-            (Some(_), _) if parcel.disconnect => self.end_away(cid, reactor),
-            (Some(resumable), _) => {
-                if parcel.is_data {
-                    resumable.pushes.push(parcel.packet.clone());
-                }
-            }
-            // A packet for many comes to its new connection anyway.
-            (None, Some(heir)) if is_direct => self.pass_on(&heir, parcel, reactor),
-            (None, _) => {}
+        // A packet for many comes to its new connection anyway.
+        let heir = match &away.stage {
+            Stage::Handed(heir, _) | Stage::Settled(heir, _) if is_direct => Some(heir.clone()),
+            _ => None,
+        };
+        let is_settled = away.stage.is_settled();
+        if let Some(resumable) = &mut away.resumable
+            && parcel.is_data
+        {
+            resumable.pushes.push(parcel.packet.clone());
+        }
+        if let Some(heir) = heir {
+            self.pass_on(&heir, self.sessions.uid(cid), parcel, reactor);
+        }
+        if parcel.disconnect && !is_settled {
+            self.end_away(cid, reactor);
         }
         true
     }
@@ -479,30 +371,61 @@ impl GateReactor {
         }
     }
 
-    fn pass_on(&mut self, heir: &Heir, parcel: &Arc<Parcel>, reactor: &mut Reactor<'_, Self>) {
+    fn pass_on(
+        &mut self,
+        heir: &Heir,
+        uid: i64,
+        parcel: &Arc<Parcel>,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
         self.counters().passed_on.add(1);
-        let disconnect = parcel.disconnect;
         match heir {
             Heir::Here(cid) => {
-                let (who, parcel) = (Who { cid: *cid, uid: 0 }, parcel.clone());
-                let task = Task::Push { who, parcel };
+                let who = Who { cid: *cid, uid };
+                let parcel = parcel.clone();
+                let task = Task::PassOn { who, parcel };
                 self.assign(reactor_of(*cid), Work { task, reply: None });
             }
             Heir::There(gid, cid) => {
-                let target = Target::conn(*cid);
-                let packet = parcel.packet.as_bytes();
-                let push = Request::Push {
-                    target,
-                    disconnect,
-                    packet,
+                let pass = Request::PassOn {
+                    cid: *cid,
+                    uid,
+                    disconnect: parcel.disconnect,
+                    packet: parcel.packet.as_bytes(),
                 };
-                if let Err(error) = self.lanes.send(gid, &push, reactor.now()) {
+                if let Err(error) = self.lanes.send(gid, &pass, reactor.now()) {
                     log::debug!(target: "epicycle::cluster", "a push to a user at {gid} is lost: {error}");
                     self.counters().pushes_dropped.add(1);
                 }
             }
         }
         self.is_pending = true;
+    }
+
+    /// Takes a packet that has come for the connection that a user had before.
+    pub(super) fn take_passed(
+        &mut self,
+        who: Who,
+        parcel: &Arc<Parcel>,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        let limit = self.shared.options.outbound_limit / 2;
+        let resuming = (self.sessions.find(who.cid, 0)).and_then(|id| {
+            reactor.with(id, |_, session| match session {
+                Session::Client(client) => (client.resuming.as_mut())
+                    .filter(|resuming| resuming.uid == who.uid)
+                    .map(|resuming| resuming.hold_passed(parcel, limit).is_ok()),
+                _ => None,
+            })?
+        });
+        let is_taken = match resuming {
+            Some(is_held) => is_held,
+            // It is on this connection, or nobody's business here.
+            None => self.push_parcel(who, parcel, (false, true), reactor),
+        };
+        if !is_taken {
+            self.counters().pushes_dropped.add(1);
+        }
     }
 
     /// Ends a connection that is away. Returns false if there is no such one.
@@ -515,8 +438,15 @@ impl GateReactor {
         let Some(away) = self.away.get(&cid) else {
             return false;
         };
-        match away.heir.clone() {
-            None => self.end_away(cid, reactor),
+        let heir = match &away.stage {
+            Stage::Handed(heir, _) | Stage::Settled(heir, _) => Some(heir.clone()),
+            Stage::Waits | Stage::Claimed(_) => None,
+        };
+        if !away.stage.is_settled() {
+            self.end_away(cid, reactor);
+        }
+        match heir {
+            None => {}
             Some(Heir::Here(cid)) => {
                 let who = Who { cid, uid: 0 };
                 let task = Task::Disconnect { who, force };
@@ -533,23 +463,6 @@ impl GateReactor {
         self.is_pending = true;
         true
     }
-}
-
-/// Checks that a claim is right, and that nothing that it needs is lost.
-fn check(resumable: Option<&Resumable>, claim: &Claim, now: Instant) -> Result<(), ResumeRefusal> {
-    let resumable = resumable.ok_or(ResumeRefusal::Expired)?;
-    if resumable.nonce != claim.nonce || resumable.expires <= now {
-        return Err(ResumeRefusal::Expired);
-    }
-    match resumable.pushes.after(claim.last) {
-        Ok(_) => Ok(()),
-        Err(Missing::Lost) => Err(ResumeRefusal::Lost),
-        Err(Missing::Never) => Err(ResumeRefusal::Invalid),
-    }
-}
-
-fn look_after(delay: Duration, cid: i64, reactor: &mut Reactor<'_, GateReactor>) {
-    reactor.schedule(delay, move |gate, reactor| gate.on_window(cid, reactor));
 }
 
 /// Returns true if nobody meant the connection to end, as far as this side can tell.

@@ -53,15 +53,18 @@
 //! | a login on another connection | the end of the older one, as always |
 //! | the window ends | Disconnect is told |
 
+mod away;
 mod binding;
 mod builder;
 mod by_route;
+mod claims;
 mod client;
 mod clients;
 mod codec;
 mod configured;
 mod description;
 mod drain;
+mod fairness;
 mod handler;
 #[cfg(feature = "kcp")]
 mod kcp_clients;

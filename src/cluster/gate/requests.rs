@@ -152,6 +152,29 @@ impl GateReactor {
                 self.assign_target(&asked, target, Task::Issue);
             }
             Request::Take { cid, last, token } => self.serve_take(&asked, from, (cid, last), token),
+            Request::GiveBack { cid, uid } => {
+                let found = gate_of(from).zip(self.shared.users.find(uid));
+                let Some((gid, old)) = found else {
+                    self.answer_now(&asked, Code::NotFound, Value::None);
+                    return Action::Continue;
+                };
+                let heir = Heir::There(gid.into(), cid);
+                self.assign_one(&asked, reactor_of(old), Task::GiveBack { uid, heir });
+            }
+            Request::PassOn {
+                cid,
+                uid,
+                disconnect,
+                packet,
+            } => {
+                let found = gate_of(from).zip(self.parcel(packet, disconnect));
+                let Some((_, parcel)) = found.filter(|_| uid != 0) else {
+                    self.answer_now(&asked, Code::NotFound, Value::None);
+                    return Action::Continue;
+                };
+                let who = Who { cid, uid };
+                self.assign_one(&asked, reactor_of(cid), Task::PassOn { who, parcel });
+            }
             Request::GetState => {
                 let state = self.shared.registered.state_code();
                 self.answer_now(&asked, Code::Done, Value::State(state));
@@ -243,8 +266,8 @@ impl GateReactor {
         let token = resume.tokens.read(token, ours);
         let token = token.filter(|token| token.gid == *ours);
         let token = token.ok_or(ResumeRefusal::Invalid)?;
-        let gate = from.filter(|(kind, gid)| *kind == Kind::Gate.code() && gid != ours);
-        let (_, gid) = gate.ok_or(ResumeRefusal::Invalid)?;
+        let gid = gate_of(from).filter(|gid| gid != ours);
+        let gid = gid.ok_or(ResumeRefusal::Invalid)?;
         let old = self.shared.users.find(token.uid);
         Ok((gid.into(), token, old.ok_or(ResumeRefusal::Expired)?))
     }
@@ -395,4 +418,10 @@ impl GateReactor {
         let reply = Reply::new(asked.link, asked.op, asked.seq, 1);
         self.conclude(reply.as_deref(), code, value);
     }
+}
+
+/// Returns the id of a peer that is a gate.
+fn gate_of(from: Option<(u8, &str)>) -> Option<&str> {
+    let gate = from.filter(|(kind, _)| *kind == Kind::Gate.code());
+    gate.map(|(_, gid)| gid)
 }

@@ -1,6 +1,5 @@
 //! The users of a gate that may come back.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -42,19 +41,6 @@ pub(super) struct Resumable {
     pub(super) pushes: Pushes,
     pub(super) nonce: Nonce,
     pub(super) expires: Instant,
-}
-
-/// A user whose connection is lost, or was given up since the user is on another one.
-pub(super) struct Away {
-    /// Its pushes, until somebody has claimed them.
-    pub(super) resumable: Option<Resumable>,
-    pub(super) ends: Instant,
-    pub(super) ip: Option<IpAddr>,
-    pub(super) address: String,
-    /// The connection that has the user now, or is about to.
-    pub(super) heir: Option<Heir>,
-    /// True when the locator has told that the user is elsewhere. What still comes for this connection is passed on for a while.
-    pub(super) is_settled: bool,
 }
 
 /// The connection that takes a user over.

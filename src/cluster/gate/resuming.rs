@@ -10,7 +10,7 @@ use super::clients::{close, pause, resume, send_packet};
 use super::handler::{GateReactor, Session};
 use super::kept::Asked;
 use super::resume::{Claim, Heir, TakenUser};
-use super::work::{Task, Work};
+use super::work::{Task, Whereabouts, Work};
 use super::working::send;
 use crate::cluster::Event;
 use crate::cluster::drpc::{Request, Taken};
@@ -18,6 +18,7 @@ use crate::cluster::packet::{Control, EncodedPacket, ResumeRefusal};
 use crate::cluster::session::reactor_of;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn, Reactor};
+use crate::engine::slots::ConnId;
 
 impl GateReactor {
     pub(super) fn on_resume(
@@ -82,11 +83,14 @@ impl GateReactor {
                 last,
                 token: text,
             };
-            let asked = (self.lanes).call(&token.gid, &take, Asked::Take(cid), conn.now());
+            let asked =
+                (self.lanes).call(&token.gid, &take, Asked::Take(cid, token.uid), conn.now());
             asked.map_err(|_| ResumeRefusal::Unavailable)?;
             self.is_pending = true;
         }
         client.resuming = Some(Box::new(Resuming {
+            from: (token.gid != *ours).then(|| token.gid.into()),
+            uid: token.uid,
             last,
             taken: None,
             pending: Vec::new(),
@@ -125,35 +129,38 @@ impl GateReactor {
         })
     }
 
-    /// Goes on when the gate that had a user has handed it over, or has refused to: binds the user to its new connection.
+    /// Goes on when the gate that had a user (`None`: this one) has handed it over, or has refused to: binds the user to its new
+    /// connection.
     pub(super) fn on_taken(
         &mut self,
-        cid: i64,
+        from: Option<&str>,
+        (cid, uid): (i64, i64),
         taken: Result<TakenUser, ResumeRefusal>,
         reactor: &mut Reactor<'_, Self>,
     ) {
-        // If the client is gone again, the old gate gives the user up in time.
-        let Some(id) = self.sessions.find(cid, 0) else {
-            return;
-        };
         let taken = match taken {
             Ok(taken) => taken,
             Err(refusal) => return self.fail_resume(cid, refusal, reactor),
         };
-        for channel in &taken.channels {
+        let channels = taken.channels.clone();
+        let id = self.sessions.find(cid, 0).filter(|_| taken.uid == uid);
+        let kept = id.and_then(|id| {
+            reactor.with(id, |_, session| match session {
+                Session::Client(client) => client.resuming.as_mut().map(|resuming| {
+                    resuming.taken = Some(taken);
+                }),
+                _ => None,
+            })?
+        });
+        let Some(()) = kept else {
+            // The client is gone again.
+            self.fail_resume(cid, ResumeRefusal::Unavailable, reactor);
+            return self.return_user(from, (cid, uid), reactor);
+        };
+        for channel in &channels {
             if let Err(error) = self.sessions.join(channel, cid) {
                 log::warn!(target: "epicycle::cluster", "{cid} is not in {channel:?} any more: {error}");
             }
-        }
-        let uid = taken.uid;
-        let kept = reactor.with(id, |_, session| match session {
-            Session::Client(client) => client.resuming.as_mut().map(|resuming| {
-                resuming.taken = Some(taken);
-            }),
-            _ => None,
-        });
-        if kept.flatten().is_none() {
-            return;
         }
         self.binding.insert(cid, false);
         // Pushes come as soon as the locator names this gate, and are held until the client has what it has missed.
@@ -162,37 +169,45 @@ impl GateReactor {
         self.shared.users.begin(uid);
         let finished = self.shared.users.finish(uid, Some(cid));
         self.sessions.set_uid(cid, uid, finished.bind);
-        // A locator that fails has this gate already, or has lost its memory, which costs nobody the connection.
-        let was_here = finished.replaced.is_some();
         if let Some(holder) = finished.replaced {
-            let task = Task::Lose { uid, holder };
+            let task = Task::Lose {
+                uid,
+                holder,
+                to: Whereabouts::Here,
+            };
             self.assign_anyway(reactor_of(holder.cid), Work { task, reply: None }, reactor);
         }
+        if from.is_none() {
+            // The locator has this gate already. If it has another one by now, that is the later login, and must stay.
+            return self.resumed((cid, uid), from, true, reactor);
+        }
         let (shared, engine) = (self.shared.clone(), reactor.engine().clone());
-        let reactor_id = self.id;
+        let (reactor_id, from) = (self.id, from.map(Arc::<str>::from));
+        let given = from.clone();
         let asked = self.shared.pool.submit_ordered(uid as u64, move || {
             let bound = shared.locations.bind_gate(uid, &shared.ours.id);
             if let Err(error) = &bound {
                 log::warn!(target: "epicycle::cluster", "the locator does not know that the user {uid} is back: {error}");
             }
-            let confirmed = bound.is_ok() || was_here;
+            let confirmed = bound.is_ok();
             let task = Task::Resumed {
                 cid,
                 uid,
+                from,
                 confirmed,
             };
             report(&shared, &engine, reactor_id, Work { task, reply: None });
         });
         if asked.is_err() {
-            self.resumed(cid, uid, was_here, reactor);
+            self.resumed((cid, uid), given.as_deref(), false, reactor);
         }
     }
 
     /// Ends a resume that the locator has confirmed.
     pub(super) fn resumed(
         &mut self,
-        cid: i64,
-        uid: i64,
+        (cid, uid): (i64, i64),
+        from: Option<&str>,
         confirmed: bool,
         reactor: &mut Reactor<'_, Self>,
     ) {
@@ -204,10 +219,11 @@ impl GateReactor {
             if self.shared.users.release(uid, cid) {
                 self.forget(uid, None, reactor);
             }
-            return match is_orphan {
+            match is_orphan {
                 true => self.end_session(cid, reactor),
                 false => self.fail_resume(cid, ResumeRefusal::Unavailable, reactor),
-            };
+            }
+            return self.return_user(from, (cid, uid), reactor);
         }
         self.counters().resumed.add(1);
         self.trigger(Event::Reconnect, cid, uid, reactor.now());
@@ -240,7 +256,7 @@ impl GateReactor {
                 result = result.and_then(|()| send_packet(conn, packet));
                 client.sent += 1;
             }
-            for parcel in &resuming.pending {
+            for (parcel, _) in &resuming.pending {
                 result = result.and_then(|()| send(conn, client, parcel, false));
                 if parcel.disconnect && result.is_ok() {
                     client.is_ended = true;
@@ -268,6 +284,38 @@ impl GateReactor {
         self.is_pending = true;
     }
 
+    /// Returns true if a connection is about to take a user back.
+    pub(super) fn is_resuming(&self, id: ConnId, reactor: &mut Reactor<'_, Self>) -> bool {
+        let is_resuming = |session: &mut Session| match session {
+            Session::Client(client) => client.resuming.is_some(),
+            _ => false,
+        };
+        self.shared.resume.is_some()
+            && reactor.with(id, |_, session| is_resuming(session)) == Some(true)
+    }
+
+    /// Gives a user back to the gate that has handed it over (`None`: this one), or that may have done so.
+    pub(super) fn return_user(
+        &mut self,
+        to: Option<&str>,
+        (cid, uid): (i64, i64),
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        let Some(gid) = to else {
+            if let Some(old) = self.shared.users.find(uid) {
+                let heir = Heir::Here(cid);
+                let task = Task::GiveBack { uid, heir };
+                self.assign_anyway(reactor_of(old), Work { task, reply: None }, reactor);
+            }
+            return;
+        };
+        if let Err(error) = (self.lanes).send(gid, &Request::GiveBack { cid, uid }, reactor.now()) {
+            // It asks the locator in time.
+            log::debug!(target: "epicycle::cluster", "the user {uid} is not given back to {gid}: {error}");
+        }
+        self.is_pending = true;
+    }
+
     /// Tells a client that it stays a new one.
     fn fail_resume(&mut self, cid: i64, refusal: ResumeRefusal, reactor: &mut Reactor<'_, Self>) {
         let Some(id) = self.sessions.find(cid, 0) else {
@@ -281,7 +329,9 @@ impl GateReactor {
                 && let Some(resuming) = client.resuming.take()
             {
                 self.refuse_resume(conn, refusal);
-                for parcel in &resuming.pending {
+                // What was passed on is for the user, and the old gate has it still.
+                let own = resuming.pending.iter();
+                for (parcel, _) in own.filter(|(_, is_passed)| !is_passed) {
                     if let Err(error) = send(conn, client, parcel, false) {
                         log::debug!(target: "epicycle::cluster", "a push to {cid} is lost: {error}");
                     }

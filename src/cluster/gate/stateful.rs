@@ -12,7 +12,7 @@ use crate::cluster::Error;
 use crate::cluster::dispatch::{Dispatch, Source};
 use crate::cluster::drpc::RejectReason;
 use crate::cluster::locator::Located;
-use crate::cluster::packet::{Packet, PacketFrame};
+use crate::cluster::packet::{Packet, PacketFrame, ResumeRefusal};
 use crate::engine::handler::{Action, Conn, Reactor};
 use crate::engine::slots::ConnId;
 
@@ -63,6 +63,14 @@ impl Outgoing<'_> {
     }
 }
 
+/// Returns why a packet is refused that a link has not taken.
+fn refusal_of(error: &Error) -> RefusedPacket {
+    match error {
+        Error::LinkDown { .. } => RefusedPacket::Unreachable,
+        _ => RefusedPacket::Busy,
+    }
+}
+
 impl GateReactor {
     pub(super) fn dispatch_stateful(
         &mut self,
@@ -79,7 +87,10 @@ impl GateReactor {
             whole,
         };
         match self.forward(conn, client, outgoing, None) {
-            Step::Sent => Action::Continue,
+            Step::Sent => {
+                self.hold_up(conn, client, whole.len());
+                Action::Continue
+            }
             Step::Refused(reason) => self.refuse_packet(conn, client, packet, reason),
             Step::Wait(wait) => {
                 client.held = Some(outgoing.hold());
@@ -119,9 +130,18 @@ impl GateReactor {
                     self.take_back(returned, reactor);
                 }
                 Notice::Ordered(order) => self.on_ordered(order, reactor),
-                Notice::Taken { cid, taken } => {
+                Notice::Taken {
+                    gid,
+                    cid,
+                    uid,
+                    taken,
+                } => {
                     let taken = taken.and_then(|bytes| self.read_taken(&bytes));
-                    self.on_taken(cid, taken, reactor);
+                    // Without an answer it is unknown if the user was handed over.
+                    if matches!(taken, Err(ResumeRefusal::Unavailable)) {
+                        self.return_user(Some(&gid), (cid, uid), reactor);
+                    }
+                    self.on_taken(Some(&gid), (cid, uid), taken, reactor);
                 }
             }
         }
@@ -259,7 +279,7 @@ impl GateReactor {
             Wait::Move => {
                 conn.set_timer(client.retry_after, Client::RETRY);
             }
-            Wait::Locator | Wait::Resume | Wait::Nothing => {}
+            Wait::Locator | Wait::Resume | Wait::Link | Wait::Nothing => {}
         }
     }
 
@@ -327,7 +347,7 @@ impl GateReactor {
                 let lanes = &mut self.lanes;
                 return match deliver(lanes, counters, &node.id, from, whole, conn.now()) {
                     Ok(()) => Step::Sent,
-                    Err(_) => Step::Refused(RefusedPacket::Busy),
+                    Err(error) => Step::Refused(refusal_of(&error)),
                 };
             }
             Dispatch::Refuse(refusal) => return Step::Refused(refusal.into()),
@@ -379,7 +399,7 @@ impl GateReactor {
                 place.has_left = true;
                 self.await_move(place, &mut client.retry_after, uid)
             }
-            Err(_) => Step::Refused(RefusedPacket::Busy),
+            Err(error) => Step::Refused(refusal_of(&error)),
         }
     }
 

@@ -17,6 +17,8 @@ metric_label! {
         NoneWorking = "none_working",
         /// The link to the node has no room, or the node is about to stop.
         Busy = "busy",
+        /// No node of the route accepts a link from this gate, or this gate one to it: their secrets differ, most likely.
+        Unreachable = "unreachable",
         /// The client sends faster than the gate allows.
         Rate = "rate",
     }
@@ -91,6 +93,8 @@ metric_set! {
         delivered: counter,
         /// Packets of clients that were dropped.
         refused: counter by RefusedPacket,
+        /// Times that a client was not read, since the link to a node had much to send.
+        held_up: counter,
         /// Clients whose packets of stateful routes wait now: for the locator, or for the user's node.
         waiting: gauge,
         /// Packets that a node did not take.

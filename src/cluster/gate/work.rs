@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::resume::{Claim, TakenUser};
+use super::resume::{Claim, Heir, TakenUser};
 use crate::cluster::drpc::{Answer, Code, Op, Value};
 use crate::cluster::packet::{EncodedPacket, ResumeRefusal};
 use crate::cluster::session::Holder;
@@ -22,6 +22,15 @@ pub(super) struct Work {
 pub(super) struct Who {
     pub(super) cid: i64,
     pub(super) uid: i64,
+}
+
+/// Where the user of a connection has gone.
+pub(super) enum Whereabouts {
+    /// To another connection of this gate.
+    Here,
+    At(Arc<str>),
+    /// To another gate, which it has left again.
+    Gone,
 }
 
 pub(super) enum Task {
@@ -44,18 +53,26 @@ pub(super) enum Task {
     /// The reactor that had a user has told the connection that wants it back.
     Taken {
         cid: i64,
+        uid: i64,
         taken: Result<TakenUser, ResumeRefusal>,
+    },
+    /// A connection that has claimed a user does not have it, and never will.
+    GiveBack {
+        uid: i64,
+        heir: Heir,
     },
     /// The locator has answered about a user that was taken back.
     Resumed {
         cid: i64,
         uid: i64,
+        /// The gate that had it, if it was another one.
+        from: Option<Arc<str>>,
         confirmed: bool,
     },
-    /// The locator has told who has the user of a connection that is away.
+    /// The locator has told the gate of the user of a connection that is away, if it is another one.
     Inherited {
         cid: i64,
-        is_elsewhere: bool,
+        gate: Option<Arc<str>>,
     },
     /// The answer to something that was done elsewhere.
     Answer(Code),
@@ -63,6 +80,7 @@ pub(super) enum Task {
     Lose {
         uid: i64,
         holder: Holder,
+        to: Whereabouts,
     },
     /// GetIp, IsOnline or GetAddr.
     Look(Who, Op),
@@ -71,6 +89,11 @@ pub(super) enum Task {
         force: bool,
     },
     Push {
+        who: Who,
+        parcel: Arc<Parcel>,
+    },
+    /// Pushes what has come for the connection that a user had before.
+    PassOn {
         who: Who,
         parcel: Arc<Parcel>,
     },
@@ -130,7 +153,7 @@ impl Work {
     /// Returns about how many bytes it takes in memory.
     pub(super) fn weight(&self) -> usize {
         let (targets, parcel) = match &self.task {
-            Task::Push { parcel, .. } => (0, Some(parcel)),
+            Task::Push { parcel, .. } | Task::PassOn { parcel, .. } => (0, Some(parcel)),
             Task::Multicast { to, parcel } | Task::FanOut { to, parcel, .. } => {
                 (to.len(), Some(parcel))
             }

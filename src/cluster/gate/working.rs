@@ -76,25 +76,30 @@ impl GateReactor {
                 self.take_user(claim, reply, reactor);
                 return None;
             }
-            Task::Taken { cid, taken } => {
-                self.on_taken(cid, taken, reactor);
+            Task::Taken { cid, uid, taken } => {
+                self.on_taken(None, (cid, uid), taken, reactor);
+                return None;
+            }
+            Task::GiveBack { uid, heir } => {
+                self.abandon(uid, &heir, reactor);
                 return None;
             }
             Task::Resumed {
                 cid,
                 uid,
+                from,
                 confirmed,
             } => {
-                self.resumed(cid, uid, confirmed, reactor);
+                self.resumed((cid, uid), from.as_deref(), confirmed, reactor);
                 return None;
             }
-            Task::Inherited { cid, is_elsewhere } => {
-                self.inherited(cid, is_elsewhere, reactor);
+            Task::Inherited { cid, gate } => {
+                self.inherited(cid, gate.as_deref(), reactor);
                 return None;
             }
             Task::Answer(code) => (code, Value::None),
-            Task::Lose { uid, holder } => {
-                self.lose(uid, holder, reactor);
+            Task::Lose { uid, holder, to } => {
+                self.lose(uid, holder, &to, reactor);
                 return None;
             }
             Task::Look(who, op) => {
@@ -109,6 +114,11 @@ impl GateReactor {
                     false => Code::NotFound,
                 };
                 (code, Value::None)
+            }
+            Task::PassOn { who, parcel } => {
+                *left -= 1;
+                self.take_passed(who, &parcel, reactor);
+                return None;
             }
             Task::Multicast { to, parcel } => return Some(fan_out(to, parcel)),
             Task::Broadcast { users_only, parcel } => {
@@ -228,7 +238,7 @@ impl GateReactor {
 
     /// Pushes to a client, now or when it is back. `at_once`: without waiting for what else the turn has for it. `is_direct`: the push
     /// is for nobody else.
-    fn push_parcel(
+    pub(super) fn push_parcel(
         &mut self,
         who: Who,
         parcel: &Arc<Parcel>,

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
+use super::health::Health;
 use super::{Identity, Lane, LaneEvent};
+use crate::cluster::Error;
 use crate::cluster::drpc::MAX_FRAME;
 use crate::cluster::registry::LinkEndpoint;
 use crate::engine::conn::limits::ConnLimits;
@@ -26,6 +28,7 @@ pub(super) struct Dialled<T> {
     /// The bytes that the connection had not sent when it was last looked at.
     pub(super) backlog: usize,
     pub(super) is_changed: bool,
+    pub(super) health: Health,
     pub(super) backoff: Backoff,
     pub(super) opened: Duration,
     /// The time of the next attempt to dial, if none is under way.
@@ -33,6 +36,18 @@ pub(super) struct Dialled<T> {
 }
 
 impl<T> Dialled<T> {
+    pub(super) fn down(&self) -> Error {
+        Error::LinkDown {
+            peer: self.theirs.id.clone(),
+        }
+    }
+
+    /// Returns true if more waits for the peer than what may wait, divided by 2 to the power of `shift`.
+    #[inline]
+    pub(super) fn exceeds(&self, shift: u32) -> bool {
+        self.lane.exceeds(shift, self.backlog)
+    }
+
     /// Returns true if the lane goes on when the peer is registered at this address. One that is only expected goes on as long as
     /// something waits for it.
     pub(super) fn is_wanted(&self, at: Option<&LinkEndpoint>) -> bool {
@@ -74,6 +89,8 @@ impl<T> Dialled<T> {
         events: &mut impl FnMut(&Identity, LaneEvent<'_, T>),
     ) {
         self.conn = None;
+        self.backlog = 0;
+        self.health.down(now);
         let theirs = &self.theirs;
         self.lane.disconnected(&mut |event| events(theirs, event));
         let lasted = now.saturating_sub(self.opened);
@@ -82,6 +99,7 @@ impl<T> Dialled<T> {
     }
 
     pub(super) fn dial_later(&mut self, now: Duration) {
+        self.health.down(now);
         let delay = self.backoff.after_failure(&policy());
         self.dial_at = Some(now.saturating_add(delay));
     }

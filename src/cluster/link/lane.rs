@@ -308,6 +308,19 @@ impl<T> Lane<T> {
         self.output.len()
     }
 
+    /// Returns true if more waits for the peer than what may wait, divided by 2 to the power of `shift`. `backlog` is the number of
+    /// bytes that the connection has not sent yet.
+    #[inline]
+    pub(in crate::cluster) fn exceeds(&self, shift: u32, backlog: usize) -> bool {
+        let LaneOptions {
+            max_backlog,
+            queue_bytes,
+            ..
+        } = self.options;
+        backlog + self.output.len() > max_backlog >> shift
+            || self.queue.bytes() > queue_bytes >> shift
+    }
+
     /// Returns true if the peer is known and takes requests.
     pub fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Up { .. })
@@ -568,7 +581,10 @@ impl<T> Lane<T> {
 
 /// Returns true if a request must wait until the peer has told whether it knows the extensions.
 fn needs_extensions(op: Op) -> bool {
-    matches!(op, Op::GetAddr | Op::GetToken | Op::Take | Op::Leave)
+    matches!(
+        op,
+        Op::GetAddr | Op::GetToken | Op::Take | Op::Leave | Op::GiveBack | Op::PassOn
+    )
 }
 
 impl<T> fmt::Debug for Lane<T> {

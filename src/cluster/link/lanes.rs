@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::dialled::Dialled;
+use super::health::Health;
 use super::{Identity, Lane, LaneEvent, LaneOptions};
 use crate::cluster::Error;
 use crate::cluster::chance::Chance;
@@ -35,6 +36,8 @@ pub(in crate::cluster) struct Lanes<T> {
     changed: Vec<u64>,
     /// True if one of them has [`LONG`] output.
     has_long: bool,
+    /// True if the last request went to a lane that has much to send.
+    is_loaded: bool,
     /// The moment from which times count.
     began: Option<Instant>,
     /// The time of the pending timer. Others that fire are out of date.
@@ -64,6 +67,10 @@ const MAX_EXPECTED: usize = 1024;
 /// to do.
 const LONG: usize = 64 << 10;
 
+/// A lane has much to send from a quarter of what may wait on, until it is an eighth.
+const HEAVY: u32 = 2;
+const LIGHT: u32 = 3;
+
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<T> Lanes<T> {
@@ -83,6 +90,7 @@ impl<T> Lanes<T> {
             last_token: 0,
             changed: Vec::new(),
             has_long: false,
+            is_loaded: false,
             began: None,
             timer: None,
             lost: Lost::default(),
@@ -154,18 +162,62 @@ impl<T> Lanes<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::LinkDown`] if there is no such peer, and those of [`Lane::send`].
+    /// [`Error::LinkDown`] if there is no such peer, or no link to it is accepted, and those of [`Lane::send`].
     pub(in crate::cluster) fn send(
         &mut self,
         id: &str,
         request: &Request<'_>,
         now: Instant,
     ) -> Result<(), Error> {
+        self.send_if(id, request, now, |health, _| !health.is_refused())
+    }
+
+    /// Does the same, unless the peer has been out of reach for so long that another one should be taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LinkDown`] in that case, and those of [`send`](Self::send).
+    pub(in crate::cluster) fn send_if_near(
+        &mut self,
+        id: &str,
+        request: &Request<'_>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        self.send_if(id, request, now, |health, now| !health.is_bad(now))
+    }
+
+    #[inline]
+    fn send_if(
+        &mut self,
+        id: &str,
+        request: &Request<'_>,
+        now: Instant,
+        is_sound: impl FnOnce(&Health, Duration) -> bool,
+    ) -> Result<(), Error> {
         let now = self.time(now);
         let dialled = self.changing(id)?;
+        if !is_sound(&dialled.health, now) {
+            return Err(dialled.down());
+        }
         let sent = dialled.lane.send(request, now, dialled.backlog);
-        self.has_long |= dialled.lane.output_len() >= LONG;
+        let (is_loaded, len) = (dialled.exceeds(HEAVY), dialled.lane.output_len());
+        self.is_loaded = is_loaded;
+        self.has_long |= len >= LONG;
         sent
+    }
+
+    /// Returns true if the peer of the last request has much to take. Then whoever sends can wait until it
+    /// [has taken](Self::is_loaded) it.
+    #[inline]
+    pub(in crate::cluster) fn loads(&mut self) -> bool {
+        std::mem::take(&mut self.is_loaded)
+    }
+
+    /// Returns true if a peer has much to take.
+    pub(in crate::cluster) fn is_loaded(&self, id: &str) -> bool {
+        let token = self.by_id.get(id);
+        let dialled = token.and_then(|token| self.lanes.get(token));
+        dialled.is_some_and(|dialled| dialled.exceeds(LIGHT))
     }
 
     /// Sends a request whose answer comes as a [`LaneEvent::Answered`] with this token. It leaves with the next
@@ -184,6 +236,7 @@ impl<T> Lanes<T> {
         let now = self.time(now);
         match self.changing(id) {
             Err(error) => Err((token, error)),
+            Ok(dialled) if dialled.health.is_refused() => Err((token, dialled.down())),
             Ok(dialled) => {
                 let called = dialled.lane.call(request, token, now, dialled.backlog);
                 called.map(|_| ())
@@ -253,9 +306,13 @@ impl<T> Lanes<T> {
         let received = (dialled.lane).receive(frame, &mut |event| events(theirs, event));
         dialled.write(conn);
         let Err(error) = received else {
+            if dialled.lane.is_up() {
+                dialled.health.up();
+            }
             return Action::Continue;
         };
         log::warn!(target: "epicycle::cluster", "the link to {}: {error}", dialled.theirs.id);
+        dialled.health.failed(&error, now);
         dialled.lose(now, events);
         self.set_timer(&mut conn.reactor());
         Action::Close
@@ -423,6 +480,7 @@ impl<T> Lanes<T> {
             conn: None,
             backlog: 0,
             is_changed: false,
+            health: Health::default(),
             backoff: Backoff::default(),
             opened: Duration::ZERO,
             dial_at: None,

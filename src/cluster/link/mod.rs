@@ -44,6 +44,7 @@
 mod calls;
 mod dialled;
 mod events;
+mod health;
 mod inbound;
 mod lane;
 mod lanes;

@@ -33,6 +33,8 @@ pub struct PacketCodec {
     options: PacketOptions,
     /// The number of sizes of 0 since the last frame of another kind.
     empty_in_row: u8,
+    /// The length of the last frame.
+    len: usize,
 }
 
 impl PacketCodec {
@@ -41,12 +43,19 @@ impl PacketCodec {
         Self {
             options,
             empty_in_row: 0,
+            len: 0,
         }
     }
 
     /// Returns the format.
     pub fn options(&self) -> &PacketOptions {
         &self.options
+    }
+
+    /// Returns the length of the last frame that was decoded.
+    #[inline]
+    pub(in crate::cluster) fn frame_len(&self) -> usize {
+        self.len
     }
 }
 
@@ -59,6 +68,7 @@ impl Codec for PacketCodec {
             Measure::NeedMore(at_least) => return Ok(Decoded::NeedMore { at_least }),
             Measure::Len(len) => len,
         };
+        self.len = len;
         if len == SIZE {
             if self.empty_in_row == MAX_EMPTY_IN_ROW {
                 return Err(FrameError::Malformed {

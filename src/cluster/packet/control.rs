@@ -13,6 +13,7 @@ use crate::codec::{ByteOrder, FrameError};
 /// | 3 `Refused` | gate | `reason u8` |
 /// | 4 `Goodbye` | gate | `reason u8`, `retry_ms u32` |
 /// | 5 `Ack` | client | `n u64` |
+/// | 6 `Leave` | client | – |
 ///
 /// A reader skips routes that it does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub enum Control<'a> {
         /// The number of the push.
         n: u64,
     },
+    /// The client is about to close the connection for good: its user does not come back.
+    Leave,
     /// A control packet of a later version.
     Unknown {
         /// Its route.
@@ -138,6 +141,7 @@ impl<'a> Control<'a> {
             Control::Refused { .. } => 3,
             Control::Goodbye { .. } => 4,
             Control::Ack { .. } => 5,
+            Control::Leave => 6,
             Control::Unknown { route } => *route,
         }
     }
@@ -159,7 +163,7 @@ impl<'a> Control<'a> {
                 put(retry_ms.into(), 4);
             }
             Control::Ack { n } => put(n, 8),
-            Control::Unknown { .. } => {}
+            Control::Leave | Control::Unknown { .. } => {}
         }
     }
 
@@ -197,7 +201,8 @@ impl<'a> Control<'a> {
                 retry_ms: number(&fields[1..]) as u32,
             },
             (5, 8) => Control::Ack { n: number(fields) },
-            (1..=5, _) => return Err(malformed),
+            (6, 0) => Control::Leave,
+            (1..=6, _) => return Err(malformed),
             (route, _) => Control::Unknown {
                 route: route as i32,
             },

@@ -540,6 +540,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.state.is_paused()
     }
 
+    /// Returns true while reads are paused by the handler, or by output that the peer does not take.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn reads_later(&self) -> bool {
+        self.link.state.reads_later()
+    }
+
     /// Closes the connection once all output is sent. No further frame is handled.
     pub fn close(&mut self) {
         self.begin_close(CloseReason::Local);

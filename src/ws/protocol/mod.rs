@@ -38,6 +38,9 @@ pub(super) struct Protocol {
     stage: Stage,
     /// True if [`poll_output`](Self::poll_output) has output.
     has_output: bool,
+    /// True if frames that bring no message are told.
+    #[cfg(feature = "cluster")]
+    tells_all: bool,
     sent_close: bool,
     /// The code of the peer's Close, once it has arrived.
     received_close: Option<Option<CloseCode>>,
@@ -104,6 +107,8 @@ impl Protocol {
             role,
             stage: Stage::Idle,
             has_output: false,
+            #[cfg(feature = "cluster")]
+            tells_all: false,
             sent_close: false,
             received_close: None,
             failure: None,
@@ -195,7 +200,7 @@ impl Protocol {
         match header.opcode {
             Opcode::Ping => {
                 self.note_ping(payload);
-                Ok(Decoded::Skip { consumed: end })
+                Ok(self.silent(end))
             }
             Opcode::Pong => Ok(received(Received::Pong(payload), end)),
             Opcode::Close => {
@@ -208,7 +213,7 @@ impl Protocol {
             }
             opcode => match self.assemble(opcode, &header, payload)? {
                 Some(message) => Ok(received(Received::Message(message), end)),
-                None => Ok(Decoded::Skip { consumed: end }),
+                None => Ok(self.silent(end)),
             },
         }
     }
@@ -310,6 +315,26 @@ impl Protocol {
         self.assembly = Some(Box::new(assembly));
         self.update_stage();
         Ok(None)
+    }
+
+    /// Tells frames that bring no message, pings among them, as pongs without content.
+    #[cfg(feature = "cluster")]
+    pub(super) fn tell_all(mut self) -> Self {
+        self.tells_all = true;
+        self
+    }
+
+    /// Returns the result of decoding a frame that brings no message.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(clippy::unused_self, reason = "gates of clusters count such frames")
+    )]
+    fn silent<'a>(&self, consumed: usize) -> Decoded<Received<'a>> {
+        #[cfg(feature = "cluster")]
+        if self.tells_all {
+            return received(Received::Pong(&[]), consumed);
+        }
+        Decoded::Skip { consumed }
     }
 
     fn note_ping(&mut self, payload: &[u8]) {

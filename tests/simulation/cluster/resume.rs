@@ -57,8 +57,15 @@ impl Player {
         let client = field.connect(field_gate(uid));
         assert!(field.send(&client, LOGIN, 1, &uid.to_string()));
         Self {
-            uid,
             state: State::Online(client, 0),
+            ..Self::new(uid)
+        }
+    }
+
+    fn new(uid: i64) -> Self {
+        Self {
+            uid,
+            state: State::Away,
             before: 0,
             token: None,
             seq: 1,
@@ -218,6 +225,12 @@ impl Player {
 
     /// Checks that all pushes have come once, and in order where that is promised.
     fn check(&self) {
+        let came = self.check_order();
+        assert_eq!(came, self.pushed.len(), "a push is lost");
+    }
+
+    /// Checks that no push has come twice, or too early. Returns their number.
+    fn check_order(&self) -> usize {
         let mut last: HashMap<(usize, u64), usize> = HashMap::new();
         let mut came = HashSet::new();
         for number in &self.news {
@@ -228,7 +241,7 @@ impl Player {
                 assert!(before < Some(*number), "{before:?} came before {number}");
             }
         }
-        assert_eq!(came.len(), self.pushed.len(), "a push is lost");
+        came.len()
     }
 }
 
@@ -284,10 +297,11 @@ fn await_all(
         field.world.run_for(Duration::from_millis(20));
     }
     let late = players.iter().filter(|player| !done(field, player));
-    panic!(
-        "{what}: {:?}",
-        late.map(|late| late.uid).collect::<Vec<_>>()
-    );
+    let late = late.map(|late| match &late.state {
+        State::Online(client, _) => (late.uid, Some((field.is_open(client), &client.controls))),
+        _ => (late.uid, None),
+    });
+    panic!("{what}: {:?}", late.collect::<Vec<_>>());
 }
 
 fn has_token(_: &Field, player: &Player) -> bool {
@@ -402,4 +416,93 @@ pub(crate) fn come_and_go(seed: u64) -> String {
 #[test]
 fn users_that_lose_their_connections_miss_nothing_and_are_gone_only_if_they_stay_away() {
     each_seed(0..80, |seed| drop(come_and_go(seed)));
+}
+
+/// Clients try to come back, and lose their connections before they have an answer.
+fn come_back_in_vain(seed: u64) {
+    let mut rng = Rng::with_seed(seed);
+    let (client_link, link) = (world::link(&mut rng), world::link(&mut rng));
+    let resume = ResumeOptions::new().window(WINDOW);
+    let mut field = Field::start(seed, client_link.resets(0), link.resets(0), |gate| {
+        gate.resume(resume)
+            .heartbeat(HeartbeatMode::Respond, Duration::ZERO)
+    });
+    field.open_links();
+    let mut players = [Player::enter(&mut field, 1)];
+    let mut logins = 0;
+    for _ in 0..8 {
+        await_all("no token", &mut field, &mut players, has_token);
+        await_all("a push is lost", &mut field, &mut players, |_, player| {
+            player.news.len() >= player.pushed.len()
+        });
+        let [player] = &mut players;
+        player.lose(&mut field);
+        let (token, last) = (player.token.take().expect("has one"), player.before);
+        player.push(&mut field);
+        player.moves += 1;
+        let resume = Control::Resume {
+            token: &token,
+            last,
+        };
+        let mut tries = rng.usize(1..4);
+        let client = loop {
+            let mut client = field.connect(rng.usize(..GATES.len()));
+            assert!(field.control(&client, &resume));
+            tries -= 1;
+            let most = if tries == 0 { 60_000 } else { rng.u64(1..200) };
+            for _ in 0..most {
+                field.pass(Duration::from_millis(1));
+                field.read(&mut client);
+                if !client.controls.is_empty() {
+                    break;
+                }
+            }
+            if tries == 0 || !client.controls.is_empty() {
+                break client;
+            }
+            field.world.reset(client.peer);
+        };
+        let (answer, fields, _) = client.controls.first().expect("is answered");
+        if *answer == RESUMED {
+            player.state = State::Online(client, 0);
+            player.ask_for_token(&mut field);
+            continue;
+        }
+        // It was lost at the moment in which it had its user, who has left then.
+        assert_eq!((*answer, &fields[..]), (REFUSED, &[3_u8][..]));
+        assert!(field.send(&client, LOGIN, 1, "1"));
+        logins += 1;
+        player.check_order();
+        *player = Player {
+            state: State::Online(client, 0),
+            ..Player::new(1)
+        };
+    }
+    await_all("no token", &mut field, &mut players, has_token);
+    await_all("a push is lost", &mut field, &mut players, |_, player| {
+        player.news.len() >= player.pushed.len()
+    });
+    players[0].check();
+    // Either it was told, or the login has taken its place. A gate that learns late may see both.
+    let replaced: u64 = field.gates.iter().map(|gate| gate.stats().replaced).sum();
+    for node in 0..NODES.len() {
+        let gone = gone(&field, node).get(&1).copied().unwrap_or_default();
+        assert!(gone as u64 + replaced >= logins, "a session ends untold");
+    }
+    players[0].lose(&mut field);
+    field.world.run_for(WINDOW * 2);
+    field.catch_up();
+    field.world.run_for(WINDOW);
+    for gate in &field.gates {
+        let stats = gate.stats();
+        assert_eq!((stats.away, stats.resume_bytes), (0, 0));
+    }
+    let locator = field.locator.clone();
+    field.finish();
+    assert!(locator.is_empty(), "the user stays located");
+}
+
+#[test]
+fn attempts_that_are_given_up_cost_nothing() {
+    each_seed(0..40, come_back_in_vain);
 }
