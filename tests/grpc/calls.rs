@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use epicycle::balance::HashRing;
 use epicycle::cluster::codec::{Codec, Pb};
+use epicycle::cluster::config::Config;
 use epicycle::cluster::mesh::{GrpcTransporter, Mesh, MeshClient};
 use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry};
 use epicycle::cluster::{Error, Kind, State};
@@ -299,4 +300,37 @@ fn wrong_options_are_named() {
     let address = format!("tcp://{}", taken.addr());
     assert!(problem(services().listen(&*address)).contains(&address));
     assert!(registry.services("mesh").expect("are known").is_empty());
+}
+
+#[test]
+fn both_sides_take_the_configuration_of_due() {
+    let made = rcgen::generate_simple_self_signed(["game.example".to_owned()]).expect("is made");
+    let dir = tempfile::tempdir().expect("is made");
+    let file = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("is written");
+        path.display().to_string()
+    };
+    let cert = file("cert.pem", made.cert.pem());
+    let key = file("key.pem", made.signing_key.serialize_pem());
+    let text = format!(
+        "[transport.grpc.server]\naddr = \"127.0.0.1:0\"\ncertFile = \"{cert}\"\nkeyFile = \"{key}\"\n\
+         [transport.grpc.client]\ncaFile = \"{cert}\"\nserverName = \"game.example\"\n"
+    );
+    let etc = file("etc.toml", text);
+    let config = Config::read([], [format!("--etc={etc}")]).expect("is sound");
+    assert!(config.warnings().is_empty(), "{:?}", config.warnings());
+    let registry = MemoryRegistry::new();
+    let server = services("mesh-1", &Arc::default()).config(&config);
+    let server = with(&registry, "mesh-1", server.expect("is right"));
+    let _server = server.start().expect("starts");
+    let record = &registry.services("mesh").expect("are known")[0];
+    assert!(
+        record.endpoint.ends_with("is_secure=true"),
+        "{}",
+        record.endpoint
+    );
+    let client = GrpcTransporter::new().config(&config).expect("is right");
+    let answer = who(&client_of(&registry, client));
+    assert_eq!(answer.expect("is answered"), "mesh-1");
 }
