@@ -186,6 +186,8 @@ struct FromTokio;
 pub mod internals {
     pub use crate::buf::pool::BufferPool;
     pub use crate::buf::ring::{MAX_CAPACITY, Ring};
+    #[cfg(any(feature = "memcache", feature = "nats", feature = "rabbitmq"))]
+    pub use crate::cluster::backends::parsers::*;
     pub use crate::engine::mailbox::{Mailbox, PushError, Wake};
     #[cfg(feature = "proxy-protocol")]
     pub use crate::engine::proxy_protocol::proxy_header;

@@ -183,3 +183,25 @@ fn brokers_that_are_not_there_and_options_that_are_none_are_told() {
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     }
 }
+
+#[test]
+fn users_are_passed_on_and_what_needs_openssl_is_refused_at_the_start() {
+    let with = |protocol: &str, mechanism: &str| {
+        Kafka::builder()
+            .broker("127.0.0.1:9092")
+            .option("security.protocol", protocol)
+            .option("sasl.mechanisms", mechanism)
+            .option("sasl.username", "somebody")
+            .option("sasl.password", "sesame")
+            .build()
+    };
+    let plain = with("sasl_plaintext", "PLAIN").expect("is built in");
+    assert!(!format!("{plain:?}").contains("sesame"));
+    for (protocol, mechanism) in [("sasl_plaintext", "SCRAM-SHA-256"), ("ssl", "PLAIN")] {
+        let error = with(protocol, mechanism).expect_err("needs OpenSSL");
+        assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+        let text = error.to_string();
+        let names_it = text.to_lowercase().contains("openssl");
+        assert!(names_it && !text.contains("sesame"), "{text}");
+    }
+}

@@ -261,9 +261,9 @@ impl Dial for Dialer {
     }
 }
 
-struct Connection(BufReader<Stream>);
+struct Connection<S = Stream>(BufReader<S>);
 
-impl Connection {
+impl<S: Read + Write> Connection<S> {
     fn authenticate(&mut self, name: &str, password: &str) -> Result<(), Failure> {
         let secret = format!("{name} {password}");
         let command = format!("set user 0 0 {}\r\n{secret}\r\n", secret.len());
@@ -406,6 +406,24 @@ fn strange(what: &str) -> Failure {
     Failure::Connection(format!("it answers strangely: {what}"))
 }
 
+/// Reads the answers of a server to requests of one kind, up to the end or a fault. Returns the values. For fuzzing.
+#[cfg(feature = "internals")]
+pub fn memcached_values(with_time: bool, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut connection = Connection(BufReader::new(super::stream::Recorded(bytes)));
+    let mut values = Vec::new();
+    loop {
+        let found = match with_time {
+            true => connection.look("key"),
+            false => connection.gets("key"),
+        };
+        match found {
+            Ok(Some(found)) => values.push(found.value),
+            Ok(None) | Err(Failure::Refused(_)) => {}
+            Err(Failure::Connection(_)) => return values,
+        }
+    }
+}
+
 impl MemcacheBuilder {
     /// Adds a server, as `HOST` or `HOST:PORT`. All programs that share the keys name the same servers in the same order.
     pub fn server(mut self, address: impl Into<String>) -> Self {
@@ -488,5 +506,57 @@ impl fmt::Debug for Memcache {
         f.debug_struct("Memcache")
             .field("stats", &self.stats())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::collection;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The requests. What they write here is written over the beginning of what was sent.
+    const GETS: &[u8] = b"gets key\r\n";
+    const LOOK: &[u8] = b"mg key t c v\r\n";
+
+    /// A connection on which a server has sent this.
+    fn sent(bytes: &[u8]) -> Connection<Cursor<Vec<u8>>> {
+        Connection(BufReader::new(Cursor::new(bytes.to_vec())))
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_read_whatever_they_hold(
+            value in collection::vec(any::<u8>(), 0..100),
+            unique in any::<u64>(),
+            left in 0..u32::MAX,
+        ) {
+            let len = value.len();
+            let classic = [format!("VALUE key 0 {len} {unique}\r\n").as_bytes(), &value, b"\r\nEND\r\n"].concat();
+            let meta = [format!("VA {len} c{unique} t{left}\r\n").as_bytes(), &value, b"\r\n"].concat();
+            let found = sent(&[&[0; GETS.len()], &classic[..]].concat()).gets("key");
+            let Ok(Some(found)) = found else {
+                return Err(TestCaseError::fail("it is not read"));
+            };
+            prop_assert_eq!((&found.value, found.unique, found.left), (&value, unique, None));
+            let found = sent(&[&[0; LOOK.len()], &meta[..]].concat()).look("key");
+            let Ok(Some(found)) = found else {
+                return Err(TestCaseError::fail("it is not read"));
+            };
+            let time = Some(Duration::from_secs(left.into()));
+            prop_assert_eq!((&found.value, found.unique, found.left), (&value, unique, time));
+        }
+
+        #[test]
+        fn no_answer_is_too_odd(answer in collection::vec(prop_oneof![any::<u8>(), Just(b'\n'), Just(b' '), Just(b'9')], 0..200)) {
+            for head in [&b"VALUE key 0 "[..], b"VA ", b""] {
+                let answer = [head, &answer].concat();
+                let _ = sent(&[&[0; GETS.len()], &answer[..]].concat()).gets("key");
+                let _ = sent(&[&[0; LOOK.len()], &answer[..]].concat()).look("key");
+            }
+        }
     }
 }

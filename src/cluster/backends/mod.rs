@@ -59,6 +59,17 @@ use std::time::Duration;
 
 use super::Error;
 
+/// The parsers by themselves, for fuzzing.
+#[cfg(feature = "internals")]
+pub(crate) mod parsers {
+    #[cfg(feature = "memcache")]
+    pub use super::memcache::memcached_values;
+    #[cfg(feature = "nats")]
+    pub use super::nats::wire::{NatsCodec, NatsOperation};
+    #[cfg(feature = "rabbitmq")]
+    pub use super::rabbitmq::amqp_messages;
+}
+
 #[cfg(feature = "consul")]
 pub use self::consul::{Consul, ConsulBuilder};
 #[cfg(feature = "etcd")]

@@ -95,9 +95,15 @@ impl Stream {
     }
 }
 
+/// A stream whose reads can be given a time.
 #[cfg(feature = "rabbitmq")]
-impl Stream {
-    pub(super) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+pub(super) trait ReadTimeout {
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()>;
+}
+
+#[cfg(feature = "rabbitmq")]
+impl ReadTimeout for Stream {
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.set_read_timeout(Some(timeout)),
             Self::Secure(stream) => stream.sock.set_read_timeout(Some(timeout)),
@@ -127,5 +133,34 @@ impl Write for Stream {
             Self::Plain(stream) => stream.flush(),
             Self::Secure(stream) => stream.flush(),
         }
+    }
+}
+
+/// What a server has sent, for fuzzing. What is sent to it is dropped.
+#[cfg(all(feature = "internals", any(feature = "memcache", feature = "rabbitmq")))]
+pub(super) struct Recorded<'r>(pub(super) &'r [u8]);
+
+#[cfg(all(feature = "internals", any(feature = "memcache", feature = "rabbitmq")))]
+impl Read for Recorded<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+#[cfg(all(feature = "internals", any(feature = "memcache", feature = "rabbitmq")))]
+impl Write for Recorded<'_> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        Ok(from.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(all(feature = "internals", feature = "rabbitmq"))]
+impl ReadTimeout for Recorded<'_> {
+    fn set_read_timeout(&self, _: Duration) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -29,7 +29,6 @@ struct Shared {
 /// Each changes a key, and tells the others of it, in one step.
 struct Scripts {
     bind_gate: Script,
-    unbind_gate: Script,
     bind_node: Script,
     unbind_node: Script,
 }
@@ -78,11 +77,6 @@ impl RedisLocator {
             scripts: Scripts {
                 bind_gate: Script::new(
                     "redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL') \
-                     redis.call('PUBLISH', ARGV[2], ARGV[3]) return {'OK'}",
-                ),
-                unbind_gate: Script::new(
-                    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'NO'} end \
-                     redis.call('DEL', KEYS[1]) \
                      redis.call('PUBLISH', ARGV[2], ARGV[3]) return {'OK'}",
                 ),
                 bind_node: Script::new(
@@ -138,8 +132,10 @@ impl Locator for RedisLocator {
 
     fn unbind_gate(&self, uid: i64, gid: &str) -> Result<bool, Error> {
         check(uid, &[gid])?;
-        let (script, key) = (&self.0.scripts.unbind_gate, self.key(uid, "gate"));
-        self.change(script, &key, &[gid], &gate_change(UNBIND_GATE, uid, gid))
+        let change = gate_change(UNBIND_GATE, uid, gid);
+        let (channel, message) = (self.channel(&change.instance), json(&change)?);
+        let told = Some((&*channel, &*message));
+        self.0.redis.delete_if(&self.key(uid, "gate"), gid, told)
     }
 
     fn bind_node(&self, uid: i64, alias: &str, nid: &str) -> Result<(), Error> {

@@ -21,7 +21,6 @@ struct Keys {
     redis: Redis,
     tokens: bool,
     renew: Script,
-    free: Script,
 }
 
 impl RedisLocks {
@@ -49,10 +48,6 @@ impl RedisLocks {
                 "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'NO'} end \
                  redis.call('PEXPIRE', KEYS[1], ARGV[2]) return {'OK'}",
             ),
-            free: Script::new(
-                "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'NO'} end \
-                 redis.call('DEL', KEYS[1]) return {'OK'}",
-            ),
         };
         Self(Arc::new(Remote::new(keys, prefix)))
     }
@@ -71,8 +66,7 @@ impl Store for Keys {
     }
 
     fn free(&self, key: &str, value: &str) -> Result<(), Error> {
-        let freed = self.redis.run_script(&self.free, key, &[value]);
-        freed.map(drop)
+        self.redis.delete_if(key, value, None).map(drop)
     }
 
     fn count(&self, key: &str) -> Result<Option<u64>, Error> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::link::{Connection, Link};
-use super::wire::{self, NatsCodec, Operation};
+use super::wire::{self, NatsCodec, NatsOperation};
 use crate::addr::Endpoint;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::ConnInfo;
@@ -289,19 +289,19 @@ impl EventHandler for NatsClient {
         &mut self,
         conn: &mut Conn<'_, Self>,
         (): &mut (),
-        operation: Operation<'_>,
+        operation: NatsOperation<'_>,
     ) -> Action {
         self.heard = conn.now();
         match operation {
-            Operation::Info(json) => self.on_info(conn, json),
-            Operation::Message { sid, payload } => {
+            NatsOperation::Info(json) => self.on_info(conn, json),
+            NatsOperation::Message { sid, payload } => {
                 if !self.link.deliver(sid, payload) {
                     return conn.write(&wire::unsubscribe(sid)).into();
                 }
             }
-            Operation::Ping => return conn.write(b"PONG\r\n").into(),
-            Operation::Pong => self.on_pong(conn),
-            Operation::Error(text) => self.on_error(text),
+            NatsOperation::Ping => return conn.write(b"PONG\r\n").into(),
+            NatsOperation::Pong => self.on_pong(conn),
+            NatsOperation::Error(text) => self.on_error(text),
         }
         Action::Continue
     }

@@ -1,6 +1,6 @@
 mod client;
 mod link;
-mod wire;
+pub(in crate::cluster) mod wire;
 
 use std::fmt;
 use std::sync::Arc;

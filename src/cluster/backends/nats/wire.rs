@@ -6,22 +6,26 @@ use crate::codec::{Codec, Decoded, FrameError};
 
 /// Reads the operations of a server.
 #[derive(Clone, Debug, Default)]
-pub(super) struct NatsCodec {
+pub struct NatsCodec {
     /// The bytes at the start of the input that have no end of a line.
     searched: usize,
 }
 
 /// An operation of a server.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Operation<'a> {
+pub enum NatsOperation<'a> {
     /// The server tells of itself, as JSON.
     Info(&'a [u8]),
     /// A message, with the number of the subscription.
     Message {
+        /// The number.
         sid: u64,
+        /// The content.
         payload: &'a [u8],
     },
+    /// The server asks for a sign of life.
     Ping,
+    /// The server has done what was asked.
     Pong,
     /// The server refuses something. Mostly it closes the connection then.
     Error(&'a [u8]),
@@ -33,9 +37,9 @@ const MAX_LINE: usize = 1 << 20;
 const MAX_PAYLOAD: usize = 64 << 20;
 
 impl Codec for NatsCodec {
-    type Frame<'a> = Operation<'a>;
+    type Frame<'a> = NatsOperation<'a>;
 
-    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Operation<'a>>, FrameError> {
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<NatsOperation<'a>>, FrameError> {
         let src: &'a [u8] = src;
         let searched = self.searched.min(src.len());
         let Some(lf) = memchr(b'\n', &src[searched..]).map(|at| searched + at) else {
@@ -55,10 +59,10 @@ impl Codec for NatsCodec {
         };
         let frame = match &*name.to_ascii_uppercase() {
             b"MSG" => return message(rest, src, lf + 1),
-            b"INFO" => Operation::Info(rest),
-            b"PING" => Operation::Ping,
-            b"PONG" => Operation::Pong,
-            b"-ERR" => Operation::Error(rest),
+            b"INFO" => NatsOperation::Info(rest),
+            b"PING" => NatsOperation::Ping,
+            b"PONG" => NatsOperation::Pong,
+            b"-ERR" => NatsOperation::Error(rest),
             b"+OK" => return Ok(Decoded::Skip { consumed: lf + 1 }),
             _ => return Err(malformed("an operation that NATS does not have")),
         };
@@ -74,7 +78,7 @@ fn message<'a>(
     head: &[u8],
     src: &'a [u8],
     start: usize,
-) -> Result<Decoded<Operation<'a>>, FrameError> {
+) -> Result<Decoded<NatsOperation<'a>>, FrameError> {
     let mut words = head
         .split(|byte| *byte == b' ')
         .filter(|word| !word.is_empty());
@@ -97,7 +101,7 @@ fn message<'a>(
         return Err(malformed("a message that does not end where it should"));
     }
     Ok(Decoded::Frame {
-        frame: Operation::Message {
+        frame: NatsOperation::Message {
             sid,
             payload: &src[start..end],
         },
@@ -128,6 +132,9 @@ pub(super) fn unsubscribe(sid: u64) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn all(mut input: &[u8]) -> Result<Vec<String>, FrameError> {
@@ -178,5 +185,53 @@ mod tests {
             assert!(all(input).is_err(), "{}", String::from_utf8_lossy(input));
         }
         assert!(all(&vec![b'x'; MAX_LINE + 1]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn messages_are_read_however_they_are_cut(
+            messages in collection::vec((0..u64::MAX, collection::vec(any::<u8>(), 0..60)), 0..8),
+            pieces in collection::vec(1..40_usize, 1..4),
+        ) {
+            let mut wire = Vec::new();
+            for (sid, payload) in &messages {
+                wire.extend_from_slice(format!("MSG s {sid} {}\r\n", payload.len()).as_bytes());
+                wire.extend_from_slice(payload);
+                wire.extend_from_slice(b"\r\nPING\r\n");
+            }
+            let (mut codec, mut kept, mut found, mut pings) = (NatsCodec::default(), Vec::new(), Vec::new(), 0);
+            let mut pieces = pieces.into_iter().cycle();
+            let mut rest = &wire[..];
+            while !rest.is_empty() {
+                let (piece, behind) = rest.split_at(pieces.next().unwrap_or(1).min(rest.len()));
+                (rest, kept) = (behind, [&kept[..], piece].concat());
+                loop {
+                    let len = kept.len();
+                    let consumed = match codec.decode(&mut kept) {
+                        Ok(Decoded::Frame { frame, consumed }) => {
+                            match frame {
+                                NatsOperation::Message { sid, payload } => found.push((sid, payload.to_vec())),
+                                _ => pings += 1,
+                            }
+                            consumed
+                        }
+                        other => {
+                            let waits = matches!(other, Ok(Decoded::NeedMore { at_least }) if at_least > len);
+                            prop_assert!(waits || len == 0);
+                            break;
+                        }
+                    };
+                    kept.drain(..consumed);
+                }
+            }
+            prop_assert_eq!(pings, messages.len());
+            prop_assert_eq!(found, messages);
+        }
+
+        #[test]
+        fn no_input_is_too_odd(input in collection::vec(prop_oneof![any::<u8>(), Just(b'\n'), Just(b' '), Just(b'1')], 0..200)) {
+            let _ = all(&[b"MSG ", &input[..]].concat());
+            let _ = all(&input);
+        }
     }
 }

@@ -2,12 +2,12 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use super::wire::{self, Args, Frame, Method, Reader};
-use crate::cluster::backends::stream::{Server, Stream};
+use crate::cluster::backends::stream::{ReadTimeout, Server, Stream};
 use crate::tls::TlsClient;
 
 /// A connection with one channel.
-pub(super) struct Channel {
-    stream: Stream,
+pub(super) struct Channel<S = Stream> {
+    stream: S,
     read: Vec<u8>,
     timeout: Duration,
     /// The longest payload of a frame.
@@ -98,6 +98,19 @@ impl Channel {
         self.await_method(wire::OPEN_OK)?;
         self.call(Args::of(wire::CHANNEL_OPEN).text(""), wire::CHANNEL_OPEN_OK)?;
         Ok(())
+    }
+}
+
+impl<S: Read + Write + ReadTimeout> Channel<S> {
+    /// Returns a channel that is open already.
+    #[cfg(feature = "internals")]
+    pub(super) fn over(stream: S) -> Self {
+        Self {
+            stream,
+            read: Vec::new(),
+            timeout: Duration::from_secs(1),
+            max_payload: wire::MAX_FRAME as usize - wire::OVERHEAD,
+        }
     }
 
     /// Calls a method of the channel, and returns the arguments of the answer.

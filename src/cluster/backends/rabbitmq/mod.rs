@@ -442,3 +442,16 @@ impl fmt::Debug for RabbitMq {
             .finish_non_exhaustive()
     }
 }
+
+/// Reads what a server has sent on a channel, up to the end or a fault. Returns the messages. For fuzzing.
+#[cfg(feature = "internals")]
+pub fn amqp_messages(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut channel = Channel::over(super::stream::Recorded(bytes));
+    let mut messages = Vec::new();
+    while let Ok(received) = channel.receive(TURN) {
+        if let Received::Message { body, .. } = received {
+            messages.push(body);
+        }
+    }
+    messages
+}

@@ -188,6 +188,9 @@ impl<'p> Reader<'p> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -232,5 +235,40 @@ mod tests {
         assert_eq!((read.long(), read.long_long()), (Some(2), Some(3)));
         assert_eq!((read.byte(), read.text()), (None, None));
         assert_eq!(Reader(b"\x05abc").text(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_read_however_they_are_cut(
+            frames in collection::vec((any::<u8>(), any::<u16>(), collection::vec(any::<u8>(), 0..60)), 0..8),
+            piece in 1..40_usize,
+        ) {
+            // A frame does not begin as the protocol does.
+            let frames: Vec<_> = frames.into_iter().filter(|(kind, ..)| *kind != b'A').collect();
+            let mut wire = Vec::new();
+            for (kind, channel, payload) in &frames {
+                put_frame(&mut wire, *kind, *channel, payload);
+            }
+            let (mut read, mut found) = (Vec::new(), Vec::new());
+            for piece in wire.chunks(piece) {
+                read.extend_from_slice(piece);
+                while let Some(frame) = take_frame(&mut read).map_err(TestCaseError::fail)? {
+                    found.push((frame.kind, frame.payload));
+                }
+            }
+            let expected: Vec<_> = frames.into_iter().map(|(kind, _, payload)| (kind, payload)).collect();
+            prop_assert_eq!(found, expected);
+            prop_assert!(read.is_empty());
+        }
+
+        #[test]
+        fn no_input_is_too_odd(input in collection::vec(prop_oneof![any::<u8>(), Just(0), Just(1), Just(END)], 0..200)) {
+            let mut read = input.clone();
+            while let Ok(Some(frame)) = take_frame(&mut read) {
+                let mut args = Reader(&frame.payload);
+                let _ = (method(&frame.payload), args.text(), args.long_long(), args.text());
+            }
+            prop_assert!(read.len() <= input.len());
+        }
     }
 }

@@ -2,7 +2,7 @@ mod servers;
 mod subscriptions;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, RedisError, Script};
@@ -88,6 +88,28 @@ impl Redis {
             (self.0).run(|connection| call.invoke(&mut **connection).map_err(failure))?;
         let (answer,): (String,) = read(answer)?;
         Ok(answer == "OK")
+    }
+
+    /// Deletes a key if it holds this value, and publishes a message in a channel in the same step. Returns false if it does not.
+    pub(in crate::cluster) fn delete_if(
+        &self,
+        key: &str,
+        value: &str,
+        told: Option<(&str, &str)>,
+    ) -> Result<bool, Error> {
+        static DELETE_IF: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(
+                "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'NO'} end \
+                 redis.call('DEL', KEYS[1]) \
+                 if ARGV[2] then redis.call('PUBLISH', ARGV[2], ARGV[3]) end return {'OK'}",
+            )
+        });
+        match told {
+            Some((channel, message)) => {
+                self.run_script(&DELETE_IF, key, &[value, channel, message])
+            }
+            None => self.run_script(&DELETE_IF, key, &[value]),
+        }
     }
 
     /// Returns a new connection for subscriptions, or the problem.

@@ -208,6 +208,7 @@ impl Shared {
         subscriptions: &mut PubSub<'_>,
     ) -> Result<(), RedisError> {
         let mut followed = Instant::now();
+        subscriptions.set_read_timeout(Some(QUIET))?;
         loop {
             let mut state = self.state.lock();
             if state.is_over {
@@ -219,7 +220,6 @@ impl Shared {
                 self.follow(subscriptions)?;
                 followed = Instant::now();
             }
-            subscriptions.set_read_timeout(Some(QUIET))?;
             match subscriptions.get_message() {
                 Ok(message) if message.get_channel_name() == self.control => {
                     self.follow(subscriptions)?;
@@ -230,6 +230,7 @@ impl Shared {
                 Err(error) if error.is_timeout() => {
                     subscriptions.set_read_timeout(Some(PONG))?;
                     subscriptions.ping::<redis::Value>()?;
+                    subscriptions.set_read_timeout(Some(QUIET))?;
                 }
                 Err(error) => return Err(error),
             }
