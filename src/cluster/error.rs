@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ pub enum Error {
     /// No answer came in time. It is unknown if the request was carried out.
     Timeout {
         /// The request.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// The time that was waited.
         after: Duration,
     },

@@ -107,6 +107,12 @@ fn instances_are_found_until_they_are_taken_out() {
 }
 
 #[test]
+fn a_record_that_another_server_has_by_now_is_left_to_it() {
+    let (_state, server) = start();
+    registries::a_record_that_another_server_has_by_now_is_left_to_it(registry(&server));
+}
+
+#[test]
 fn a_record_that_is_forgotten_is_written_again() {
     let (state, server) = start();
     registries::a_record_that_is_forgotten_is_written_again(registry(&server), || {

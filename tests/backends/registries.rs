@@ -69,6 +69,20 @@ pub(crate) fn instances_are_found_until_they_are_taken_out(
     assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
 }
 
+/// Both servers are in one process.
+pub(crate) fn a_record_that_another_server_has_by_now_is_left_to_it(registry: impl Registry) {
+    let (old, mut new) = (node("node-1"), node("node-1"));
+    new.endpoint = "drpc://127.0.0.1:7999?is_secure=false".to_owned();
+    registry.register(&old).expect("registers");
+    registry.register(&new).expect("registers");
+    registry.deregister(&old).expect("is no error");
+    let left = registry.services("node").expect("answers");
+    assert!(left.contains(&new), "{left:?}");
+    registry.deregister(&new).expect("answers");
+    let left = registry.services("node").expect("answers");
+    assert!(!left.contains(&new), "{left:?}");
+}
+
 /// `forget` has the server forget everything.
 pub(crate) fn a_record_that_is_forgotten_is_written_again(
     registry: impl Registry,

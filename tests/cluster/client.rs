@@ -115,6 +115,7 @@ fn a_request_without_an_answer_fails_in_time_and_others_go_on() {
         gate.connect(Client::builder().call_timeout(Duration::from_millis(50)));
     let error = client.request(1, "x").expect_err("nobody answers");
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    assert!(error.to_string().contains("of route 1 "), "{error}");
     wire.expect(packet(1, 1, "x"));
     let late = thread::spawn(move || {
         wire.send(packet(1, 1, "late"));

@@ -11,10 +11,12 @@ use epicycle::cluster::gate::{
     ClientListener, Gate, HeartbeatMode, OverRate, RateLimit, RefusedPacket, SlowClient,
 };
 use epicycle::cluster::packet::PacketOptions;
+use log::Level;
 
 use crate::gate::World;
 use crate::rig::{Told, Wire, conn, packet};
 use crate::util::eventually;
+use crate::util::logs::logs;
 
 const HEARTBEAT: &[u8] = b"\0\0\0\x01\x80";
 
@@ -183,6 +185,7 @@ fn a_client_that_sends_too_fast_is_slowed_down_dropped_or_closed() {
 
 #[test]
 fn refused_packets_are_counted_by_reason_and_answered_if_the_application_wants_to() {
+    let logs = logs();
     let world = World::with(|gate| {
         gate.on_refused(|packet, reason| {
             (packet.seq != 0).then(|| format!("{reason:?}").into_bytes())
@@ -205,6 +208,8 @@ fn refused_packets_are_counted_by_reason_and_answered_if_the_application_wants_t
     client.send(packet(999, 0, ""));
     client.send(HEARTBEAT);
     client.expect(HEARTBEAT);
+    let line = format!("of route 5 from connection {cid} is refused: internal");
+    assert!(logs.have(Level::Debug, &[&line]));
     let stats = world.gate.stats();
     assert_eq!(stats.refused[RefusedPacket::UnknownRoute], 2);
     assert_eq!(stats.refused[RefusedPacket::NoUser], 2);

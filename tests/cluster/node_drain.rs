@@ -13,12 +13,14 @@ use epicycle::cluster::locator::Locator;
 use epicycle::cluster::node::{Node, RouteFlag, Stage};
 use epicycle::cluster::registry::Registry;
 use epicycle::cluster::{Cluster, Error, Kind, State};
+use log::Level;
 use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::node::{Dialler, Embedded, ask};
 use crate::node_verbs::{Silent, with_login};
 use crate::rig::{frame_of, packet};
+use crate::util::logs::logs;
 use crate::util::{LONG, eventually};
 
 /// The counts of the users of a node.
@@ -131,6 +133,7 @@ fn all_nodes_are_replaced_under_load_and_each_request_is_answered_once() {
 
 #[test]
 fn a_drain_waits_for_jobs_and_timers_serves_meanwhile_and_calls_the_hooks() {
+    let logs = logs();
     let stages = Arc::new(Mutex::new(Vec::new()));
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(Some(released));
@@ -193,6 +196,8 @@ fn a_drain_waits_for_jobs_and_timers_serves_meanwhile_and_calls_the_hooks() {
     assert_eq!(state(), None);
     assert_eq!(stages.lock()[2..], [Stage::Close, Stage::Destroy]);
     // Nobody has taken the user.
+    let line = "the node node-1 stops, and nobody has taken 1 of its users";
+    assert!(logs.have(Level::Warn, &[line]));
     let located = cluster.locator().locate_node(7, "node");
     assert_eq!(located.expect("is in memory"), None);
     drop(gate);

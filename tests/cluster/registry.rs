@@ -6,10 +6,12 @@ use std::time::Duration;
 use epicycle::cluster::registry::{
     Directory, Instance, LinkEndpoint, MemoryRegistry, Registry, RouteSpec,
 };
-use epicycle::cluster::{Error, Event, Kind, State, Watch, watch};
+use epicycle::cluster::{Cluster, Error, Event, Kind, State, Watch, watch};
+use log::Level;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use crate::util::logs::logs;
 use crate::util::{LONG, eventually};
 use crate::vectors::rows;
 
@@ -371,6 +373,53 @@ fn endpoints_are_those_of_due_and_others_are_refused() {
             ),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn a_record_that_another_server_has_by_now_is_left_to_it() {
+    let (registry, before) = (MemoryRegistry::new(), node("node-1"));
+    let mut after = before.clone();
+    after.endpoint = "drpc://127.0.0.1:7002?is_secure=false".to_owned();
+    for instance in [&before, &after] {
+        registry.register(instance).expect("is allowed");
+    }
+    registry.deregister(&before).expect("is no error");
+    let left = registry.services("node").expect("is in memory");
+    assert_eq!(left, [after.clone()]);
+    after.state = State::Hang;
+    registry.deregister(&after).expect("is its own");
+    assert_eq!(registry.services("node").expect("is in memory"), []);
+}
+
+#[test]
+fn a_server_whose_id_another_one_takes_says_so_once_and_leaves_the_record_to_it() {
+    let (logs, cluster) = (logs(), Cluster::embedded());
+    let gate = || {
+        let gate = cluster.gate().id("twin").listen("tcp://127.0.0.1:0");
+        gate.start().expect("starts")
+    };
+    let node = || cluster.node().id("twin").start().expect("starts");
+    let (first_gate, first_node) = (gate(), node());
+    let (second_gate, second_node) = (gate(), node());
+    for (kind, first, second) in [
+        ("gate", first_gate.link_addr(), second_gate.link_addr()),
+        ("node", first_node.link_addr(), second_node.link_addr()),
+    ] {
+        let line = format!("the {kind} twin at drpc://{first}");
+        let both = [&*line, &second.to_string()];
+        eventually("the first one warns", || logs.have(Level::Warn, &both));
+    }
+    drop((first_gate, first_node));
+    let registry = cluster.registry();
+    for (kind, second) in [
+        ("gate", second_gate.link_addr()),
+        ("node", second_node.link_addr()),
+    ] {
+        let left = registry.services(kind).expect("is in memory");
+        assert!(left[0].endpoint.contains(&second.to_string()), "{left:?}");
+        let of_second = format!("the {kind} twin at drpc://{second}");
+        assert_eq!(logs.with(&of_second), []);
     }
 }
 

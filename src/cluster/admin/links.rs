@@ -189,7 +189,7 @@ impl Dialler {
 impl Pending {
     pub(in crate::cluster) fn wait(self) -> Result<Told, Error> {
         let timeout = Error::Timeout {
-            what: "a request to a server",
+            what: "a request to a server".into(),
             after: LONGEST,
         };
         self.0.recv_timeout(LONGEST).unwrap_or(Err(timeout))

@@ -67,10 +67,10 @@ impl<T> Calls<T> {
         }
     }
 
-    /// Removes those for which `is_over` returns true.
-    pub(super) fn take_if(&mut self, mut is_over: impl FnMut(&T) -> bool) -> Vec<T> {
+    /// Removes those for which `is_over` returns true. Returns them with their routes.
+    pub(super) fn take_if(&mut self, mut is_over: impl FnMut(&T) -> bool) -> Vec<(i32, T)> {
         let over = self.waiting.extract_if(|_, call| is_over(call));
-        over.map(|(_, call)| call).collect()
+        over.map(|((route, _), call)| (route, call)).collect()
     }
 
     /// Removes all.

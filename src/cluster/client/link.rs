@@ -342,23 +342,26 @@ impl Link {
         }
         let (route, seq) = ((token >> 32) as i32, token as i32);
         if let Some(call) = self.calls.take(route, seq) {
-            let error = self.late();
+            let error = self.late(route);
             (call.then)(&mut self.context(Some(wire)), Err(error));
         }
         true
     }
 
-    fn late(&self) -> Error {
+    fn late(&self, route: i32) -> Error {
+        let what = format!(
+            "a request of route {route} to the gate, which answers nothing to what it refuses,"
+        );
         Error::Timeout {
-            what: "a request to the gate",
+            what: what.into(),
             after: self.call_timeout,
         }
     }
 
     /// Fails the requests whose time is over, while there is no connection.
     pub(super) fn fail_late(&mut self, now: Instant) {
-        for call in self.calls.take_if(|call| call.deadline <= now) {
-            let error = self.late();
+        for (route, call) in self.calls.take_if(|call| call.deadline <= now) {
+            let error = self.late(route);
             (call.then)(&mut self.context(None), Err(error));
         }
     }

@@ -25,6 +25,7 @@ use crate::engine::conn::origin::Origin;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn, Reactor};
 use crate::http::{ServerRequest, ServerResponse, StatusCode, forwarded_for};
+use crate::metrics::Label;
 use crate::ws::{self, Close, CloseCode};
 
 /// The time by which a timer may be late before the gate doubts that it has read everything.
@@ -397,6 +398,11 @@ impl GateReactor {
         reason: RefusedPacket,
     ) -> Action {
         self.counters().refused[reason].add(1);
+        log::debug!(
+            target: "epicycle::cluster",
+            "a packet of route {} from connection {} is refused: {}",
+            packet.route, client.cid, reason.value()
+        );
         let Some(on_refused) = &self.shared.options.on_refused else {
             return Action::Continue;
         };

@@ -33,18 +33,17 @@ pub(super) fn start(
         }
     })?;
     let mut following = vec![routes];
-    if shared.resume.is_some() {
-        let mut gates = registry.watch(Kind::Gate.as_str())?;
-        if let Some(first) = gates.next() {
-            set_gates(&shared.ours.id, &first, engine);
-        }
-        let (to, ours) = (engine.clone(), shared.ours.id.clone());
-        following.push(followers.follow("gates", gates, move |list| {
-            if let Some(list) = list {
-                set_gates(&ours, &list, &to);
-            }
-        })?);
+    let mut gates = registry.watch(Kind::Gate.as_str())?;
+    if let Some(first) = gates.next() {
+        set_gates(shared, &first, engine);
     }
+    let (to, ours) = (engine.clone(), shared.clone());
+    following.push(followers.follow("gates", gates, move |list| {
+        if let Some(list) = list {
+            ours.registered.check_owner(&list);
+            set_gates(&ours, &list, &to);
+        }
+    })?);
     let changes = shared.locator.watch()?;
     let (shared, engine) = (shared.clone(), engine.clone());
     following.push(
@@ -59,9 +58,12 @@ pub(super) fn start(
     Ok(following)
 }
 
-/// Tells all reactors the other gates that are registered.
-fn set_gates(ours: &str, gates: &[Instance], engine: &Engine<GateReactor>) {
-    let peers = peers(gates.iter().filter(|gate| gate.id != ours));
+/// Tells all reactors the other gates that are registered, from which clients can come by a resume.
+fn set_gates(shared: &Shared, gates: &[Instance], engine: &Engine<GateReactor>) {
+    if shared.resume.is_none() {
+        return;
+    }
+    let peers = peers(gates.iter().filter(|gate| gate.id != shared.ours.id));
     for reactor in 0..engine.reactors() {
         let peers = peers.clone();
         // As for nodes.

@@ -253,7 +253,7 @@ impl<T> Lane<T> {
         while let Some(token) = self.calls.pop_expired(now) {
             self.stats.timeouts += 1;
             let result = Err(Error::Timeout {
-                what: "a call to a server",
+                what: "a call to a server".into(),
                 after: self.options.call_timeout,
             });
             events(LaneEvent::Answered { token, result });
@@ -262,7 +262,7 @@ impl<T> Lane<T> {
             && opening.deadline <= now
         {
             return Err(Error::Timeout {
-                what: "the opening of a link",
+                what: "the opening of a link".into(),
                 after: self.options.handshake_timeout,
             });
         }

@@ -75,7 +75,7 @@ impl Locks for MemoryLocks {
             let left = wait.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Err(Error::Timeout {
-                    what: "a request for a lock",
+                    what: "a request for a lock".into(),
                     after: wait,
                 });
             }

@@ -58,7 +58,7 @@ impl<S: Store> Remote<S> {
             let left = wait.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Err(Error::Timeout {
-                    what: "a request for a lock",
+                    what: "a request for a lock".into(),
                     after: wait,
                 });
             }

@@ -94,7 +94,7 @@ impl<'a, A: EncodeBody + ?Sized, R: DecodeBody> MeshCall<'a, A, R> {
             Err(RecvTimeoutError::Disconnected) => return Err(Error::Cancelled),
             Err(RecvTimeoutError::Timeout) => {
                 return Err(Error::Timeout {
-                    what: "a call of a service",
+                    what: "a call of a service".into(),
                     after: timeout,
                 });
             }

@@ -262,7 +262,7 @@ fn body_codec(codec: &Codec) -> wire::Codec {
 pub(super) fn error_of(status: Status, path: String, timeout: Duration) -> Error {
     match status.code {
         code::HANDLE_TIMEOUT => Error::Timeout {
-            what: "a call of a service",
+            what: "a call of a service".into(),
             after: timeout,
         },
         code::DIAL_FAILED | code::CONNECTION_CLOSED | code::WRITE_FAILED => Error::LinkDown {

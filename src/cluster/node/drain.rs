@@ -269,6 +269,14 @@ impl Drain {
     }
 
     fn unbind(&self, node: &Node, now: Instant) -> Phase {
+        let left = node.shared.users.lock().len();
+        if left > 0 {
+            log::warn!(
+                target: "epicycle::cluster",
+                "the node {} stops, and nobody has taken {left} of its users: gates refuse their packets of stateful routes until they are bound again; hand them over in `on_handover`",
+                node.id()
+            );
+        }
         Phase::Unbinding(node.ask_for_users(self.ends, now, |shared, uid| {
             if let Err(error) = guarded(|| shared.unbind_node(uid)) {
                 log::warn!(target: "epicycle::cluster", "the user {uid} stays bound to {}: {error}", shared.ours.id);

@@ -10,7 +10,7 @@ use crate::cluster::dispatch::RouteTable;
 use crate::cluster::follower::{Follower, Followers};
 use crate::cluster::link::peers;
 use crate::cluster::locator::Locator;
-use crate::cluster::registry::{Instance, Registry};
+use crate::cluster::registry::{Instance, Registered, Registry};
 use crate::cluster::{Error, Kind};
 use crate::engine::handler::Engine;
 
@@ -20,6 +20,7 @@ struct Servers<T: 'static> {
     nodes: Vec<Arc<Instance>>,
     table: RouteTable,
     own: String,
+    registered: Arc<Registered>,
     engine: Engine<NodeReactor<T>>,
 }
 
@@ -39,6 +40,7 @@ pub(super) fn watch<T: 'static>(
         nodes: Vec::new(),
         table,
         own: shared.ours.id.clone(),
+        registered: shared.registered.clone(),
         engine: engine.clone(),
     };
     servers.set_nodes(nodes.next().unwrap_or_default());
@@ -56,6 +58,7 @@ pub(super) fn watch<T: 'static>(
     let nodes = followers.follow("registry", nodes, move |list| {
         if let Some(list) = list {
             let mut servers = servers.lock();
+            servers.registered.check_owner(&list);
             servers.set_nodes(list);
             servers.tell();
         }

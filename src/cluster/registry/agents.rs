@@ -70,7 +70,8 @@ impl<A: Agent> Agents<A> {
     pub(super) fn deregister(&self, instance: &Instance) -> Result<(), Error> {
         let shared = &*self.0;
         let _writing = shared.writing.lock();
-        match shared.keeper.remove(&key(instance)) {
+        let is_it = |kept: &Instance| kept.endpoint == instance.endpoint;
+        match shared.keeper.remove_if(&key(instance), is_it) {
             Some(kept) => shared.agent.remove(&kept),
             None => Ok(()),
         }

@@ -172,7 +172,7 @@ impl Keep for Shared {
             && record.lease != lease
         {
             log::warn!(target: "epicycle::cluster", "etcd: another server has the record of {id}, which is left to it");
-            self.keeper.remove(key);
+            self.keeper.remove_if(key, |_| true);
             return Ok(());
         }
         log::warn!(target: "epicycle::cluster", "etcd has no record of {id}, which is registered again");
@@ -236,7 +236,8 @@ impl Registry for EtcdRegistry {
     fn deregister(&self, instance: &Instance) -> Result<(), Error> {
         let shared = &*self.0;
         let _writing = shared.writing.lock();
-        match shared.keeper.remove(&key(instance)) {
+        let is_it = |kept: &Kept| kept.instance.endpoint == instance.endpoint;
+        match shared.keeper.remove_if(&key(instance), is_it) {
             Some(kept) => match shared.revoke(kept.lease) {
                 Err(Error::Backend { problem, .. }) if problem.contains("lease not found") => {
                     Ok(())

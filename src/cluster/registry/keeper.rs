@@ -87,8 +87,11 @@ impl<K: Clone + Send + 'static> Keeper<K> {
         }
     }
 
-    pub(super) fn remove(&self, key: &Key) -> Option<K> {
-        let kept = self.state.lock().kept.remove(key);
+    pub(super) fn remove_if(&self, key: &Key, is_it: impl FnOnce(&K) -> bool) -> Option<K> {
+        let mut state = self.state.lock();
+        state.kept.get(key).filter(|kept| is_it(kept))?;
+        let kept = state.kept.remove(key);
+        drop(state);
         self.changed.notify_all();
         kept
     }

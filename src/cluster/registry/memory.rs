@@ -83,7 +83,9 @@ impl Registry for MemoryRegistry {
         let Some(by_id) = records.by_name.get_mut(&instance.name) else {
             return Ok(());
         };
-        if by_id.remove(&instance.id).is_some() {
+        let record = by_id.get(&instance.id);
+        if record.is_some_and(|record| record.endpoint == instance.endpoint) {
+            by_id.remove(&instance.id);
             if by_id.is_empty() {
                 records.by_name.remove(&instance.name);
             }

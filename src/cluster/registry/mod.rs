@@ -67,7 +67,8 @@ pub trait Registry: Send + Sync + 'static {
     /// backend cannot be reached.
     fn register(&self, instance: &Instance) -> Result<(), Error>;
 
-    /// Removes the record of this name and id. It is no error if there is none.
+    /// Removes the record of this name and id, but leaves one with another endpoint: another server has taken the id over. It is no
+    /// error if there is none.
     ///
     /// # Errors
     ///

@@ -16,6 +16,8 @@ pub(in crate::cluster) struct Registered {
     state: AtomicU8,
     /// From now on the server takes no new work, whoever sets another state.
     is_draining: AtomicBool,
+    /// The endpoint of another server that has the record.
+    taken_by: Mutex<Option<String>>,
 }
 
 impl Registered {
@@ -25,6 +27,7 @@ impl Registered {
             record: Mutex::new(None),
             state: AtomicU8::new(State::Work.code()),
             is_draining: AtomicBool::new(false),
+            taken_by: Mutex::new(None),
         }
     }
 
@@ -90,6 +93,30 @@ impl Registered {
         };
         instance.state = state;
         self.registry.register(instance)
+    }
+
+    /// Warns if another server has taken the record over, as a list of a watch shows. It may block.
+    pub(in crate::cluster) fn check_owner(&self, list: &[Instance]) {
+        let record = self.record.lock();
+        let Some(own) = record.as_ref() else {
+            return;
+        };
+        let other = |list: &[Instance]| {
+            let record = list.iter().find(|record| record.id == own.id)?;
+            (record.endpoint != own.endpoint).then(|| record.endpoint.clone())
+        };
+        // The list may be older than this server's registration.
+        let listed = other(list).and_then(|_| self.registry.services(&own.name).ok());
+        let taken = listed.and_then(|now| other(&now));
+        let mut taken_by = self.taken_by.lock();
+        if let Some(other) = taken.as_ref().filter(|_| *taken_by != taken) {
+            log::warn!(
+                target: "epicycle::cluster",
+                "the {} {} at {} is no longer reached: {other} has registered with the same id; give each server an id of its own",
+                own.name, own.id, own.endpoint
+            );
+        }
+        *taken_by = taken;
     }
 
     /// Returns what the banner of a process shows: the alias, if the instance is registered, and the kind of the registry.
