@@ -42,11 +42,13 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Event {
-    /// 1: a client has connected.
+    /// 1: a client has connected. There is no user yet.
     Connect,
-    /// 2: a user has been bound to the connection.
+    /// 2: a user has been bound to the connection: at the first login too, and at each later one, or when a client has taken its user
+    /// back.
     Reconnect,
-    /// 3: the connection has ended.
+    /// 3: the connection has ended. It has the user, or 0 if there was none, or if the user is on another connection by now. A user
+    /// stays bound to its nodes.
     Disconnect,
 }
 

@@ -25,7 +25,7 @@ use crate::util;
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Flags {
-    /// The interface: http://HOST:PORT
+    /// The interface: http://HOST:PORT. The program sets it by `AdminBuilder::listen`
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9100")]
     addr: String,
     /// The file that has the interface's token. Without it, the environment variable EPICYCLE_ADMIN_TOKEN is the token
@@ -42,7 +42,7 @@ pub(crate) struct Flags {
 enum Command {
     /// Prints the records of all servers
     Instances,
-    /// Sets the state of a gate or node
+    /// Sets the state of a gate, a node, or a mesh that has the secret of the cluster
     State {
         /// The server's id
         id: String,

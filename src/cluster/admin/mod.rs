@@ -28,10 +28,10 @@
 //! | Request | Result |
 //! |---|---|
 //! | `GET /healthz` | 200 as long as the process works; needs no token |
-//! | `GET /readyz` | 200 if the registry can be reached and every part of the process takes work, else 503; needs no token |
+//! | `GET /readyz` | 200 if the registry can be reached and every part of the process takes work, else 503: one part in `hang` is enough; needs no token |
 //! | `GET /instances` | the records of all servers |
-//! | `PUT /instances/ID/state` | sets the state of a gate or node; the body is `{"state": "busy"}` |
-//! | `GET /users/UID` | the user's gate, address and nodes |
+//! | `PUT /instances/ID/state` | sets the state of a gate, a node, or a mesh with the secret of the cluster; the body is `{"state": "busy"}` |
+//! | `GET /users/UID` | the user's gate, address and nodes. A user without a gate has no address |
 //! | `POST /users/UID/kick` | closes the user's connection, after what is queued for it; `?force=true` resets it |
 //! | `POST /broadcast` | pushes `{"route": 7, "data": …}` to all users, with `"to": "connections"` to all clients |
 //! | `GET /metrics` | Prometheus text |
@@ -143,7 +143,8 @@ impl Drop for Admin {
 }
 
 impl AdminBuilder {
-    /// Sets the address to listen on: `tcp://HOST:PORT`. Default: `tcp://127.0.0.1:0`.
+    /// Sets the address to listen on: `tcp://HOST:PORT`. Default: `tcp://127.0.0.1:0`, a free port. `epicycle admin` looks at port 9100
+    /// unless it is told another one.
     pub fn listen(mut self, addr: impl Into<String>) -> Self {
         self.listen = addr.into();
         self

@@ -90,7 +90,9 @@ impl ClientBuilder {
     }
 
     /// Tells the gate that this client knows control packets. A gate that is about to stop then asks it to go elsewhere, and one where
-    /// the user has logged in a second time tells it so. A gate of due would take it for a packet of route 5. Default: off.
+    /// the user has logged in a second time tells it so, and the client does not dial again. Without it, clients of one user that log in
+    /// at each [`Connected`](ClientEvent::Connected) throw each other out for ever. A gate of due would take it for a packet of route 5.
+    /// Default: off.
     pub fn control_packets(mut self, on: bool) -> Self {
         self.control = on;
         self

@@ -30,6 +30,7 @@
 //! | it has a [token](Client::set_resume_token) when the connection ends | requests under way wait on; when it is connected again it takes its user back: [`ClientEvent::Resumed`], and then the packets that it has missed |
 //! | the gate refuses that | the requests fail, [`ClientEvent::ResumeRefused`], and [`ClientEvent::Connected`] |
 //! | a packet that is none, or is too large | the connection closes, as above |
+//! | its connection is closed by a [`kick`](crate::cluster::node::Request::kick) | [`ClientEvent::Disconnected`]; it dials again |
 //! | no answer in time | the request fails with [`Error::Timeout`](super::Error). An answer that comes later is a push |
 
 mod address;
@@ -241,8 +242,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// - [`Error::LinkDown`]: there is no connection, or it has ended before the answer came.
-    /// - [`Error::Timeout`]: no answer came in time.
+    /// - [`Error::LinkDown`]: there is no connection, or it has ended before the answer came: it is unknown if the request was carried out.
+    /// - [`Error::Timeout`]: no answer came in time. A gate answers nothing to a packet that it refuses, nor a node whose handler fails.
     /// - [`Error::Busy`]: all numbers of this route are in use, the gate does not read, or the reactor has too much to do.
     /// - [`Error::TooLarge`], [`Error::RouteOverflow`], [`Error::InvalidArgument`]: the [format](ClientBuilder::packets) cannot hold the
     ///   request.
@@ -296,7 +297,8 @@ impl Client {
     }
 
     /// Closes the client: it sends what is queued, ends the connection, and does not dial again. Requests under way fail with
-    /// [`Error::LinkDown`]. A drop of the last clone does the same.
+    /// [`Error::LinkDown`]. If it has a [token](Self::set_resume_token), the gate is told that the user does not come back. A drop of the
+    /// last clone does the same.
     pub fn close(&self) {
         self.inner.close();
     }

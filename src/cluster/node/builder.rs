@@ -322,8 +322,9 @@ impl<T: 'static> NodeBuilder<T> {
     }
 
     /// Sets the handler that a [`drain`](Node::drain) calls for each user that is bound to this node, on the reactor that has the
-    /// user's packets. It gives the user to another node, which binds it. Packets of stateful routes of that user are rejected from
-    /// then on, and a gate delivers them to the new node. The request has the user, and no client.
+    /// user's packets. It gives the user to another node, by [`Request::deliver`] for example, and that one binds it. Packets of
+    /// stateful routes of that user are rejected from then on, and a gate delivers them to the new node. The request has the user, and
+    /// no client.
     pub fn on_handover<E: Into<HandlerError>>(
         mut self,
         handler: impl Fn(&mut T, &mut Request<'_>) -> Result<(), E> + Send + Sync + 'static,

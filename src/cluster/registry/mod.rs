@@ -75,7 +75,8 @@ pub trait Registry: Send + Sync + 'static {
     /// Returns [`Error::Backend`] if the backend cannot be reached.
     fn deregister(&self, instance: &Instance) -> Result<(), Error>;
 
-    /// Returns all instances of a name, in any order.
+    /// Returns all instances of a name, in any order. Gates, nodes and meshes are registered under the name of their kind: `gate`,
+    /// `node` or `mesh`. What the builders call `name` is [`Instance::alias`], so a list of nodes has those of all aliases.
     ///
     /// # Errors
     ///

@@ -108,6 +108,9 @@ impl Request<'_> {
 
     /// Binds a user to this node: packets of its stateful routes come here. `then` is called when the locator has done so.
     ///
+    /// It stays bound when its connection has ended. [`unbind_node`](Self::unbind_node) ends that, and so do a bind at another node of
+    /// the alias, a [drain](crate::cluster::node::Node::drain), and the end of the node's record. A node has room for 1,000,000 users.
+    ///
     /// # Errors
     ///
     /// Returns [`Error::InvalidArgument`] if `S` is not the state of this handler, and [`Error::Busy`] if too much waits for the

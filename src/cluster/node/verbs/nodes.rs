@@ -7,7 +7,7 @@ use crate::cluster::node::context::Request;
 /// # Nodes
 impl Request<'_> {
     /// Sends a packet to a node that has the route: to that of the user if the route is stateful, else to one by the
-    /// [policy](super::NodeBuilder::dispatch). `uid` may be 0 if no user is concerned.
+    /// [policy](crate::cluster::node::NodeBuilder::dispatch). `uid` may be 0 if no user is concerned.
     ///
     /// # Errors
     ///
@@ -25,7 +25,7 @@ impl Request<'_> {
             })
     }
 
-    /// Sends a packet to a node.
+    /// Sends a packet to a node. If that does not have the route, it counts the packet, and drops it.
     ///
     /// # Errors
     ///
