@@ -22,7 +22,7 @@
 //! assert!(matches!(table.dispatch(9, user), Dispatch::Refuse(Refusal::UnknownRoute)));
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -441,23 +441,27 @@ impl Policy {
 
 /// Returns the routes of the nodes of an alias with the flags that hold, and the problem if the nodes disagree.
 fn specs(members: &[&Arc<Instance>]) -> BTreeMap<i32, (RouteSpec, Option<String>)> {
-    let mut found: BTreeMap<i32, BTreeSet<(bool, bool, bool)>> = BTreeMap::new();
-    let registered = members.iter().filter(|node| node.state != State::Shut);
-    for spec in registered.flat_map(|node| &node.routes) {
-        let flags = (spec.internal, spec.stateful, spec.authorized);
-        found.entry(spec.id).or_default().insert(flags);
+    // With the first node that has them.
+    let mut found: BTreeMap<i32, BTreeMap<(bool, bool, bool), &str>> = BTreeMap::new();
+    for node in members.iter().filter(|node| node.state != State::Shut) {
+        for spec in &node.routes {
+            let flags = (spec.internal, spec.stateful, spec.authorized);
+            let nodes = found.entry(spec.id).or_default();
+            nodes.entry(flags).or_insert(&node.id);
+        }
     }
-    let strictest = |(id, flags): (i32, BTreeSet<_>)| {
+    let strictest = |(id, flags): (i32, BTreeMap<_, &str>)| {
         let mut spec = RouteSpec::new(id);
-        for (internal, stateful, authorized) in &flags {
+        for (internal, stateful, authorized) in flags.keys() {
             spec.internal |= internal;
             spec.stateful |= stateful;
             spec.authorized |= authorized;
         }
         let problem = (flags.len() > 1).then(|| {
+            let nodes: Vec<String> = flags.values().map(|id| format!("{id:?}")).collect();
             format!(
-                "its nodes disagree about the flags; these hold: internal {}, stateful {}, authorized {}",
-                spec.internal, spec.stateful, spec.authorized
+                "the nodes {} disagree about the flags; these hold: internal {}, stateful {}, authorized {}; give the route the same ones everywhere",
+                nodes.join(", "), spec.internal, spec.stateful, spec.authorized
             )
         });
         (id, (spec, problem))

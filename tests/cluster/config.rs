@@ -172,6 +172,7 @@ fn keys_without_a_meaning_here_are_told_once_with_the_reason() {
     // A part of due that other programs or the application read is told as a whole.
     assert_eq!(about("registry.* has no effect").len(), 1);
     assert_eq!(about("registry").len(), 1);
+    assert!(about("registry")[0].contains("`.registry("));
     assert!(about("unknown").is_empty(), "{:?}", config.warnings());
 }
 
@@ -331,7 +332,7 @@ fn an_unknown_key_is_a_warning_with_the_nearest_known_one() {
         config.warnings(),
         [
             format!("{etc}:2:8: cluster.gate.nmae: the key is unknown; did you mean `cluster.gate.name`?"),
-            format!("{etc}:3:8: cluster.gate.shoe: the key is unknown; did you mean `cluster.gate.name`?"),
+            format!("{etc}:3:8: cluster.gate.shoe: the key is unknown"),
             format!("{etc}:5:8: scores.best: the key is unknown"),
             format!("{scores}:4:13: packet.routeByte: the key is unknown; did you mean `packet.routeBytes`?"),
             "environment: EPICYCLE_CLUSTER_GATE_NAEM: the key is unknown; did you mean `EPICYCLE_CLUSTER_GATE_NAME`?".to_owned(),
@@ -345,7 +346,8 @@ fn all_faults_are_told_with_place_and_remedy() {
     let folder = Folder::with(&[
         (
             "etc.toml",
-            "mode = \"fast\"\n[cluster.gate]\nname = 5\ncallTimeout = 10\nexpose = true\n[packet]\nbufferBytes = \"4Q\"\n",
+            "mode = \"fast\"\n[cluster.gate]\nname = 5\ncallTimeout = 10\nexpose = true\n[packet]\nbufferBytes = \"4Q\"\nrouteBytes = 3\nseqBytes = 3\n\
+             [network.tcp.server]\nmaxConnNum = 0\n[network.ws.server]\npath = \"/play\"\nauthorizeTimeout = \"soon\"\n",
         ),
         ("bad.toml", "[cluster\n"),
     ]);
@@ -353,6 +355,9 @@ fn all_faults_are_told_with_place_and_remedy() {
     let flags = [
         "--network.ws.server.heartbeatMechanism=never",
         "--packet.routeBytes=3",
+        "--packet.bufferBytes=999999999",
+        "--bots",
+        "--cluster.gate.callTimeout",
     ];
     let faults = faults(folder.read_with(&environment, &flags));
     let etc = folder.path("etc.toml").display().to_string();
@@ -371,9 +376,21 @@ fn all_faults_are_told_with_place_and_remedy() {
         ),
         "environment: EPICYCLE_CLUSTER_NODE_WEIGHT: use a whole number from 0 on that fits into 32 bits",
         "flags: network.ws.server.heartbeatMechanism: \"never\" is not one of resp, tick",
-        "packet: the argument `route_bytes`: a route of 3 bytes is not supported; use 1, 2 or 4",
+        "flags: packet.routeBytes: a route of 3 bytes is not supported; use 1, 2 or 4",
+        "flags: packet.bufferBytes: packets with 999999999 bytes of data do not fit",
+        "flags: cluster.gate.callTimeout has no value; write --cluster.gate.callTimeout=VALUE",
+        &format!("{etc}:8:14: packet.routeBytes: a route of 3 bytes is not supported"),
+        &format!("{etc}:9:12: packet.seqBytes: a seq of 3 bytes is not supported"),
+        &format!("{etc}:11:14: network.tcp.server.maxConnNum: 0 would close every client"),
+        &format!("{etc}:13:8: network.ws.server.path: network.ws.server has no `addr`; add one"),
+        &format!(
+            "{etc}:14:20: network.ws.server.authorizeTimeout: \"soon\" is no time (expected number at 0); write a time"
+        ),
     ];
     assert_eq!(faults.len(), wanted.len(), "{faults:#?}");
+    let in_etc = faults.iter().filter_map(|fault| fault.strip_prefix(&etc));
+    let lines = in_etc.filter_map(|fault| fault.split(':').nth(1)?.parse::<u32>().ok());
+    assert!(lines.is_sorted(), "{faults:#?}");
     for text in wanted {
         assert!(
             faults.iter().any(|fault| fault.contains(text)),

@@ -517,6 +517,13 @@ fn addresses_and_options_that_cannot_work_are_refused_with_a_remedy() {
     let gate = || Gate::builder().listen("tcp://127.0.0.1:0");
     let everywhere = gate().link("tcp://0.0.0.0:0").start().expect_err("where?");
     assert!(everywhere.to_string().contains("give the host"));
+    let full = gate().max_connections(0).start().expect_err("has no room");
+    assert!(full.to_string().contains("`max_connections`: 0 would"));
+    for bytes in [1, 8192, 1 << 30] {
+        let narrow = gate().outbound_limit(bytes, SlowClient::Close).start();
+        let error = narrow.expect_err("cannot work").to_string();
+        assert!(error.contains("`outbound_limit`"), "{error}");
+    }
     let gate = gate().link("tcp://0.0.0.0:0").expose("127.0.0.1").start();
     drop(gate.expect("starts"));
 }

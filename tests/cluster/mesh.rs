@@ -288,7 +288,13 @@ fn the_error_tells_who_has_failed() {
     };
     assert_eq!(code(failing("/who/fails")), 1001);
     assert_eq!(code(failing("/who/panics")), 500);
-    assert_eq!(code(failing("/who/nothing")), 404);
+    let none = failing("/who/nothing");
+    assert!(none.to_string().contains("/who/nothing"), "{none}");
+    assert_eq!(code(none), 404);
+    for path in ["who", "/who", "/who/", "//am-i", ""] {
+        let error = failing(path);
+        assert!(error.to_string().contains("names no method"), "{error}");
+    }
     let short = Duration::from_millis(20);
     let late = client.call::<_, String>("/who/waits", &()).timeout(short);
     let late = late.wait();
@@ -324,6 +330,23 @@ fn an_instance_that_cannot_be_reached_costs_no_call() {
         Err(Error::LinkDown { peer }) => peer.contains(&dead.addr.to_string()),
         _ => false,
     });
+}
+
+#[test]
+fn a_call_that_no_instance_takes_says_why_before_its_time_is_over() {
+    let registry = MemoryRegistry::new();
+    let dead = DeadPort::new();
+    let endpoint = format!("rpc://{}?is_secure=false", dead.addr);
+    let mut record = Instance::new(Kind::Mesh, "dead", endpoint);
+    record.services.push("who".to_owned());
+    registry.register(&record).expect("is registered");
+    let builder = MeshClient::builder().registry(registry.clone());
+    let client = builder.call_timeout(Duration::from_secs(2)).start();
+    let error = who(&client.expect("starts")).expect_err("is dead");
+    assert!(
+        matches!(&error, Error::LinkDown { peer } if peer.contains(&dead.addr.to_string())),
+        "{error}"
+    );
 }
 
 #[test]

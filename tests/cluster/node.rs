@@ -294,6 +294,18 @@ fn routes_are_registered_with_their_flags_and_twice_is_an_error() {
         .start();
     let error = twice.expect_err("is refused").to_string();
     assert!(error.contains("connect has two handlers"), "{error}");
+    let too_large = Node::builder().route(40_000, |_, cx| cx.respond(""));
+    let error = too_large.start().expect_err("fits into no packet");
+    assert!(
+        matches!(
+            error,
+            Error::RouteOverflow {
+                route: 40_000,
+                bytes: 2
+            }
+        ),
+        "{error}"
+    );
     let late = Node::builder().event(Event::Connect, event).state(|_| 1);
     let error = late.start().expect_err("is refused").to_string();
     assert!(error.contains("set it before"), "{error}");

@@ -68,6 +68,15 @@ fn a_user_is_bound_when_the_bind_is_answered_and_pushes_reach_it_from_then_on() 
             .route(8, |_, cx| {
                 cx.unbind_gate(7, |_: &mut (), cx, unbound| tell(cx, unbound))
             })
+            .route(9, |_, cx| {
+                let of_nobody = [Target::user(0), Target::user(-1), Target::conn(0)];
+                let told = of_nobody.map(|target| {
+                    let pushed = cx.push_to(target, PUSHED, "to nobody");
+                    let kicked = cx.kick(target, true);
+                    [pushed, kicked].map(|done| done.expect_err("is nobody").to_string())
+                });
+                cx.respond(&told)
+            })
     });
     let other = world
         .cluster
@@ -90,8 +99,18 @@ fn a_user_is_bound_when_the_bind_is_answered_and_pushes_reach_it_from_then_on() 
     assert_eq!(gone, "the user 7 is nowhere: not bound, or gone");
     assert_eq!(
         ask(&seven, 2, &json!(-1)),
-        "the other side refused: it answered with code 2"
+        "the argument `uid`: -1 is no user; ids are above 0"
     );
+    let told = ask(&seven, 9, &json!(0));
+    for (told, problem) in [
+        (&told[0], "`uid`: 0 is no user"),
+        (&told[1], "`uid`: -1 is no user"),
+        (&told[2], "`cid`: 0 is no connection"),
+    ] {
+        for told in told.as_array().expect("is a list") {
+            assert!(told.to_string().contains(problem), "{told}");
+        }
+    }
 }
 
 /// A locator that never tells changes, and takes a time to tell what it has found.

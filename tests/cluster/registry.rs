@@ -424,6 +424,28 @@ fn a_server_whose_id_another_one_takes_says_so_once_and_leaves_the_record_to_it(
 }
 
 #[test]
+fn what_nodes_disagree_about_is_told_once_at_a_gate() {
+    let (logs, cluster) = (logs(), Cluster::embedded());
+    let gate = cluster.gate().listen("tcp://127.0.0.1:0");
+    let gate = gate.start().expect("starts");
+    let disagree = |route: i32| {
+        let flags = [RouteSpec::new(route), RouteSpec::new(route).authorized()];
+        for (nth, spec) in flags.into_iter().enumerate() {
+            let mut node = node(&format!("odd-{route}-{nth}"));
+            node.routes.push(spec);
+            cluster.registry().register(&node).expect("is allowed");
+        }
+        let line = format!("route {route} of \"node\"");
+        eventually("it is told", || !logs.with(&line).is_empty());
+        line
+    };
+    let first = disagree(7701);
+    disagree(7702);
+    assert_eq!(logs.with(&first).len(), 1);
+    drop(gate);
+}
+
+#[test]
 fn a_registry_and_a_locator_have_as_many_watches_as_they_may() {
     use epicycle::cluster::locator::{Locator, MemoryLocator};
     let (registry, locator) = (MemoryRegistry::new(), MemoryLocator::new());

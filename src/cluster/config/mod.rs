@@ -96,6 +96,8 @@ pub struct Config {
     warnings: Vec<String>,
     /// The keys of whose lack of meaning was told already.
     told: BTreeSet<String>,
+    /// The tables of listeners, with the fault of those whose address has not come yet.
+    silent: BTreeMap<String, Option<Fault>>,
 }
 
 /// The reason why a configuration cannot be used.
@@ -134,11 +136,11 @@ impl Config {
         };
         let flags = env::args_os().skip(1);
         let flags = flags.filter_map(|flag| flag.into_string().ok());
-        let config = Self::read(env::vars_os().filter_map(utf8), flags)?;
+        let (config, faults) = Self::collect(env::vars_os().filter_map(utf8), flags)?;
         for warning in &config.warnings {
             log::warn!(target: "epicycle::cluster", "{warning}");
         }
-        Ok(config)
+        config.unless(faults)
     }
 
     /// Reads the configuration from the files of the folder that `environment` or `flags` name, or of `etc`, then from these
@@ -151,12 +153,19 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: impl IntoIterator<Item = String>,
     ) -> Result<Self, ConfigError> {
+        let (config, faults) = Self::collect(environment, flags)?;
+        config.unless(faults)
+    }
+
+    fn collect(
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: impl IntoIterator<Item = String>,
+    ) -> Result<(Self, Vec<Fault>), ConfigError> {
         let environment: BTreeMap<String, String> = environment.into_iter().collect();
         let flags = pairs(flags.into_iter().collect());
-        let flag = flags.iter().rev().find(|(name, _)| name == "etc");
-        let given = flag
-            .map(|(_, folder)| folder)
-            .or(environment.get("DUE_ETC"));
+        let mut flag = flags.iter().rev().filter(|(name, _)| name == "etc");
+        let flag = flag.find_map(|(_, folder)| folder.as_ref());
+        let given = flag.or(environment.get("DUE_ETC"));
         let folder = Folder {
             path: given.map_or("etc".into(), Into::into),
             is_given: given.is_some(),
@@ -168,11 +177,18 @@ impl Config {
         }
         config.take_environment(&environment, &mut faults);
         config.take_flags(&flags, &mut faults);
-        if let Err(error) = config.packet_options() {
-            faults.push(Fault::whole("packet", error.to_string()));
-        }
+        faults.extend(std::mem::take(&mut config.silent).into_values().flatten());
+        // The environment and flags, which have no lines, come last.
+        faults.sort_by(|a, b| {
+            let (a_place, b_place) = ((a.line, a.column), (b.line, b.column));
+            (a.line == 0, &a.file, a_place).cmp(&(b.line == 0, &b.file, b_place))
+        });
+        Ok((config, faults))
+    }
+
+    fn unless(self, faults: Vec<Fault>) -> Result<Self, ConfigError> {
         match faults.is_empty() {
-            true => Ok(config),
+            true => Ok(self),
             false => Err(ConfigError::Faults(faults)),
         }
     }
@@ -239,9 +255,11 @@ impl Config {
         let is_main = file.file_name().is_some_and(|name| name == "etc.toml");
         let mut entries = Vec::new();
         flatten("", document.get_ref(), &mut entries);
+        entries.sort_by_key(|(_, value)| value.span().start);
         for (path, value) in entries {
             let place = |problem| Fault::at(&text, file, &value.span(), problem);
             let applied = keys::apply(self, &path, Value::Toml(value.get_ref()));
+            self.note_listener(&applied, &path, Some(&place));
             let may_be_another = !is_main && !keys::is_ours(&path);
             self.note(applied, &path, may_be_another, place, faults);
         }
@@ -267,20 +285,53 @@ impl Config {
             };
             if let Some(path) = names.get(name) {
                 let applied = keys::apply(self, path, Value::Text(text));
+                self.note_listener(&applied, path, None);
                 self.note(applied, name, false, place, faults);
             } else if keys::is_ours(&rest.to_ascii_lowercase().replace('_', ".")) {
-                let unknown = unknown(name, names.keys().map(String::as_str));
+                let unknown = unknown(name, names.keys().map(String::as_str), '_');
                 self.warnings.push(place(unknown).to_string());
             }
         }
     }
 
-    fn take_flags(&mut self, flags: &[(String, String)], faults: &mut Vec<Fault>) {
+    fn take_flags(&mut self, flags: &[(String, Option<String>)], faults: &mut Vec<Fault>) {
         let place = |problem| Fault::whole("flags", problem);
         for (path, text) in flags {
+            let Some(text) = text else {
+                // The application has flags of its own.
+                if path == "etc" || keys::all().contains(path) {
+                    let problem = format!("{path} has no value; write --{path}=VALUE");
+                    faults.push(place(problem));
+                }
+                continue;
+            };
             let applied = keys::apply(self, path, Value::Text(text));
-            // The application has flags of its own.
+            self.note_listener(&applied, path, None);
             self.note(applied, path, !keys::is_ours(path), place, faults);
+        }
+    }
+
+    /// Notes if the table of a listener in a file has its address. Without one, the rest of it has no effect.
+    fn note_listener(
+        &mut self,
+        applied: &Result<Applied, String>,
+        path: &str,
+        in_file: Option<&dyn Fn(String) -> Fault>,
+    ) {
+        let Some((table, key)) = path.rsplit_once('.') else {
+            return;
+        };
+        let is_listener = table.starts_with("network.") && table.ends_with(".server");
+        if !is_listener || !matches!(applied, Ok(Applied::Done)) {
+            return;
+        }
+        if key == "addr" {
+            self.silent.insert(table.to_owned(), None);
+        } else if let Some(place) = in_file
+            && !self.silent.contains_key(table)
+        {
+            let problem = format!("{path}: {table} has no `addr`; add one, such as \":3553\"");
+            self.silent.insert(table.to_owned(), Some(place(problem)));
         }
     }
 
@@ -304,7 +355,7 @@ impl Config {
             Ok(Applied::Unknown) if may_be_another => {}
             Ok(Applied::Unknown) => {
                 let paths = keys::all();
-                let unknown = unknown(name, paths.iter().map(String::as_str));
+                let unknown = unknown(name, paths.iter().map(String::as_str), '.');
                 self.warnings.push(place(unknown).to_string());
             }
             Err(problem) => faults.push(place(format!("{name}: {problem}"))),
@@ -328,8 +379,13 @@ fn variable(path: &str) -> String {
     name
 }
 
-fn unknown<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> String {
-    match nearest(name, known) {
+fn unknown<'k>(name: &str, known: impl IntoIterator<Item = &'k str>, separator: char) -> String {
+    // What the tables have in common is no sign that this key was meant.
+    let is_near = |near: &&str| {
+        let key = near.rsplit(separator).next().unwrap_or(near);
+        strsim::damerau_levenshtein(near, name) <= (key.len() / 3).max(1)
+    };
+    match nearest(name, known).filter(is_near) {
         Some(near) => format!("{name}: the key is unknown; did you mean `{near}`?"),
         None => format!("{name}: the key is unknown"),
     }

@@ -85,8 +85,8 @@ pub(super) fn flatten<'t>(
     }
 }
 
-/// Returns the flags as names and values: those that begin with `--`, whose value is behind `=` or the next argument.
-pub(super) fn pairs(flags: Vec<String>) -> Vec<(String, String)> {
+/// Returns the flags as names and values, if they have one: those that begin with `--`, whose value is behind `=` or the next argument.
+pub(super) fn pairs(flags: Vec<String>) -> Vec<(String, Option<String>)> {
     let mut pairs = Vec::new();
     let mut flags = flags.into_iter().peekable();
     while let Some(flag) = flags.next() {
@@ -94,11 +94,11 @@ pub(super) fn pairs(flags: Vec<String>) -> Vec<(String, String)> {
             continue;
         };
         match flag.split_once('=') {
-            Some((name, value)) => pairs.push((name.to_owned(), value.to_owned())),
+            Some((name, value)) => pairs.push((name.to_owned(), Some(value.to_owned()))),
             None if flags.peek().is_some_and(|next| !next.starts_with("--")) => {
-                pairs.push((flag.to_owned(), flags.next().unwrap_or_default()));
+                pairs.push((flag.to_owned(), flags.next()));
             }
-            None => {}
+            None => pairs.push((flag.to_owned(), None)),
         }
     }
     pairs

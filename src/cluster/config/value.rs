@@ -78,7 +78,8 @@ impl<'v> Value<'v> {
         }
         let remedy = "write a time with its unit, such as \"10s\", \"500ms\" or \"1h30m\"";
         let text = self.text().map_err(|_| remedy.to_owned())?;
-        humantime::parse_duration(text).map_err(|error| format!("{error}; {remedy}"))
+        humantime::parse_duration(text)
+            .map_err(|error| format!("{text:?} is no time ({error}); {remedy}"))
     }
 
     /// Returns a number of bytes: a number, or a text such as `4K`.

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -416,6 +417,18 @@ impl GateBuilder {
             return bad("reactors", problem);
         }
         self.options.lanes.check()?;
+        if self.options.max_connections == 0 {
+            let problem = "0 would close every client at once; use 1 or more".to_owned();
+            return bad("max_connections", problem);
+        }
+        let limit = self.options.outbound_limit;
+        if !OUTBOUND.contains(&limit) {
+            let (low, high) = (OUTBOUND.start(), OUTBOUND.end());
+            return bad(
+                "outbound_limit",
+                format!("{limit} is not from {low} to {high} bytes"),
+            );
+        }
         if let Some(rate) = &self.options.rate {
             // Without a burst every packet would be ahead of its time.
             Error::if_zero("burst", rate.burst)?;
@@ -458,8 +471,8 @@ impl Prepared {
     ) -> Result<Gate, Error> {
         let shared = self.shared;
         let addrs = engine.local_addrs().to_vec();
-        warn_if_open(&addrs[0], shared.options.secret.is_some());
         let endpoint = endpoint(&addrs[0], self.expose.as_deref())?;
+        warn_if_open(&addrs[0], shared.options.secret.is_some());
         #[cfg(feature = "tls")]
         let endpoint = endpoint.with_tls(shared.options.tls.is_some());
         let following = watching::start(
@@ -490,6 +503,9 @@ impl Prepared {
         Ok(gate)
     }
 }
+
+/// The bytes that may be allowed to wait for one client.
+const OUTBOUND: RangeInclusive<usize> = 16 << 10..=512 << 20;
 
 /// The time within which a client must ask for its WebSocket.
 const HANDSHAKE: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::binding::{on_bound_elsewhere, on_interrupted};
 use super::handler::GateReactor;
 use super::shared::Shared;
-use crate::cluster::dispatch::RouteTable;
+use crate::cluster::dispatch::{Disagreement, RouteTable};
 use crate::cluster::follower::{Follower, Followers};
 use crate::cluster::link::peers;
 use crate::cluster::locator::LocationEvent;
@@ -22,14 +22,15 @@ pub(super) fn start(
     engine: &Engine<GateReactor>,
 ) -> Result<Vec<Follower>, Error> {
     let (mut nodes, mut table) = (registry.watch(Kind::Node.as_str())?, table);
+    let mut told = Vec::new();
     if let Some(first) = nodes.next() {
-        table = set_nodes(&table, first, engine);
+        table = set_nodes(&table, first, &mut told, engine);
     }
     let to = engine.clone();
     let routes = followers.follow("registry", nodes, move |list| {
         // At the end the last nodes stay.
         if let Some(list) = list {
-            table = set_nodes(&table, list, &to);
+            table = set_nodes(&table, list, &mut told, &to);
         }
     })?;
     let mut following = vec![routes];
@@ -71,13 +72,19 @@ fn set_gates(shared: &Shared, gates: &[Instance], engine: &Engine<GateReactor>) 
     }
 }
 
-/// Gives all reactors the nodes that are registered. Returns their table.
-fn set_nodes(table: &RouteTable, nodes: Vec<Instance>, engine: &Engine<GateReactor>) -> RouteTable {
+/// Gives all reactors the nodes that are registered. Returns their table. `told` is what they disagreed about before.
+fn set_nodes(
+    table: &RouteTable,
+    nodes: Vec<Instance>,
+    told: &mut Vec<Disagreement>,
+    engine: &Engine<GateReactor>,
+) -> RouteTable {
     let nodes: Vec<Arc<Instance>> = nodes.into_iter().map(Arc::new).collect();
     let (table, disagreements) = table.updated(&nodes);
-    for disagreement in disagreements {
-        log::warn!(target: "epicycle::cluster", "{disagreement}");
+    for new in disagreements.iter().filter(|found| !told.contains(found)) {
+        log::warn!(target: "epicycle::cluster", "{new}");
     }
+    *told = disagreements;
     let peers = peers(nodes.iter().map(|node| &**node));
     for reactor in 0..engine.reactors() {
         let (table, peers) = (table.clone(), peers.clone());

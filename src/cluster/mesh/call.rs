@@ -73,10 +73,11 @@ impl<'a, A: EncodeBody + ?Sized, R: DecodeBody> MeshCall<'a, A, R> {
     /// # Errors
     ///
     /// [`Error::NotFoundEndpoint`] if no instance takes calls, [`Error::Timeout`] if there is no reply in time, [`Error::LinkDown`] if
-    /// the connection ended, or no instance was reached within [`max_wait`](crate::rpc::MultiClientBuilder::max_wait), 5 s (with a shorter
-    /// call timeout that is a [`Error::Timeout`]), [`Error::Busy`] if too many calls wait or the instance is overloaded,
-    /// [`Error::Codec`] if argument or reply cannot be encoded or decoded, and [`Error::Service`] with the error of the handler. On a
-    /// reactor's thread it fails at once with [`Error::IllegalRequest`]: use [`then`](Self::then) there.
+    /// the connection ended, or no instance was reached within [`max_wait`](crate::rpc::MultiClientBuilder::max_wait), 5 s or three
+    /// quarters of the client's call timeout if that is less, [`Error::Busy`] if too many calls wait or the instance is overloaded,
+    /// [`Error::InvalidArgument`] if the path names no method, [`Error::Codec`] if argument or reply cannot be encoded or decoded, and
+    /// [`Error::Service`] with the error of the handler. On a reactor's thread it fails at once with [`Error::IllegalRequest`]: use
+    /// [`then`](Self::then) there.
     pub fn wait(self) -> Result<R, Error> {
         if reactor_thread::is_current() {
             return Err(Error::IllegalRequest {

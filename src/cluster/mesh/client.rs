@@ -143,9 +143,19 @@ impl MeshClient {
         A: EncodeBody + ?Sized,
         R: DecodeBody,
     {
-        let channel = self.0.known.channel(target);
+        let channel = check(path).and_then(|()| self.0.known.channel(target));
         MeshCall::new(channel, &self.0.codec, self.0.call_timeout, path, arg)
     }
+}
+
+/// Refuses a path that names no method.
+fn check(path: &str) -> Result<(), Error> {
+    let names = path.trim_start_matches('/').split_once('/');
+    if names.is_some_and(|(service, method)| !service.is_empty() && !method.is_empty()) {
+        return Ok(());
+    }
+    let problem = format!("{path:?} names no method; write /SERVICE/METHOD");
+    Err(Error::argument("path", problem))
 }
 
 impl MeshService {
@@ -306,6 +316,7 @@ impl MeshClientBuilder {
             Some(_) if self.rpc.secret.is_some() => return Err(foreign_secret()),
             Some(other) => other,
             None => {
+                self.rpc.call_timeout = self.call_timeout;
                 self.rpc.start_client()?;
                 Arc::new(self.rpc)
             }

@@ -30,6 +30,8 @@ pub(super) struct RpcTransporter {
     pub(super) changes: Vec<ChangePeer>,
     pub(super) spread: Option<Box<Spread>>,
     pub(super) secret: Option<Secret>,
+    /// The time that a call usually has.
+    pub(super) call_timeout: Duration,
     #[cfg(feature = "tls")]
     pub(super) tls_server: Option<TlsServer>,
     #[cfg(feature = "tls")]
@@ -37,6 +39,9 @@ pub(super) struct RpcTransporter {
     /// Makes the calls, if it is a client's.
     peer: Option<Peer>,
 }
+
+/// The time for which a call waits for an instance, at most.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Changes the options of a peer.
 pub(super) type ChangePeer = Box<dyn FnOnce(PeerBuilder) -> PeerBuilder + Send + Sync>;
@@ -105,7 +110,9 @@ impl Transporter for RpcTransporter {
             let problem = "it serves, and makes no calls";
             return Err(Error::argument("transporter", problem));
         };
-        let mut options = MultiClient::builder(peer);
+        // A call that no instance takes ends before its time is over, and so with the cause.
+        let max_wait = MAX_WAIT.min(self.call_timeout / 4 * 3);
+        let mut options = MultiClient::builder(peer).max_wait(max_wait);
         if let Some(spread) = &self.spread {
             options = spread(options);
         }
@@ -271,6 +278,10 @@ pub(super) fn error_of(status: Status, path: String, timeout: Duration) -> Error
         code::TOO_MANY_REQUESTS | code::SERVICE_UNAVAILABLE => Error::Busy { what: "service" },
         code::CANCELLED => Error::Cancelled,
         code::UNAUTHORIZED => Error::Unauthorized,
+        // A handler's own is left as it is.
+        code::NOT_FOUND if status.reason.is_empty() && status.message == "Not Found" => {
+            Error::Service(status.with_reason(format!("no method {path}")))
+        }
         _ => Error::Service(status),
     }
 }

@@ -405,6 +405,9 @@ impl<T: 'static> NodeBuilder<T> {
         }
         self.options.lanes.check()?;
         let router = Arc::new(self.routes.build()?);
+        for spec in router.specs() {
+            self.options.packet.check_route(spec.id)?;
+        }
         let mut hooks = self.hooks;
         hooks.run(Stage::Init);
         let id = self.id.unwrap_or_else(new_uuid);
@@ -516,8 +519,8 @@ impl<T: 'static> Prepared<T> {
     ) -> Result<Node, Error> {
         let shared = self.shared;
         let addr = engine.local_addrs()[0].clone();
-        warn_if_open(&addr, shared.options.secret.is_some());
         let endpoint = endpoint(&addr, self.expose.as_deref())?;
+        warn_if_open(&addr, shared.options.secret.is_some());
         #[cfg(feature = "tls")]
         let endpoint = endpoint.with_tls(shared.options.tls.is_some());
         let table = RouteTable::new(shared.options.dispatch);

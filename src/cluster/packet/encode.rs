@@ -64,6 +64,14 @@ impl fmt::Debug for EncodedPacket {
 }
 
 impl PacketOptions {
+    pub(in crate::cluster) fn check_route(&self, route: i32) -> Result<(), Error> {
+        let bytes = self.route_bytes();
+        match fits(route, bytes) {
+            true => Ok(()),
+            false => Err(Error::RouteOverflow { route, bytes }),
+        }
+    }
+
     /// Encodes a packet. If `seq` has no bytes, the packet's `seq` is left out.
     ///
     /// # Errors
@@ -161,10 +169,7 @@ impl PacketOptions {
                 max: self.max_data(),
             });
         }
-        if !fits(route, self.route_bytes()) {
-            let bytes = self.route_bytes();
-            return Err(Error::RouteOverflow { route, bytes });
-        }
+        self.check_route(route)?;
         if self.seq_bytes() > 0 && !fits(seq, self.seq_bytes()) {
             let bytes = self.seq_bytes();
             return Err(Error::SeqOverflow { seq, bytes });

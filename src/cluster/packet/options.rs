@@ -73,6 +73,34 @@ impl PacketOptions {
         SIZE + self.head() + self.max_data()
     }
 
+    pub(in crate::cluster) fn check_route_bytes(bytes: usize) -> Result<(), String> {
+        match bytes {
+            1 | 2 | 4 => Ok(()),
+            _ => Err(format!(
+                "a route of {bytes} bytes is not supported; use 1, 2 or 4"
+            )),
+        }
+    }
+
+    pub(in crate::cluster) fn check_seq_bytes(bytes: usize) -> Result<(), String> {
+        match bytes {
+            0 | 1 | 2 | 4 => Ok(()),
+            _ => Err(format!(
+                "a seq of {bytes} bytes is not supported; use 0, 1, 2 or 4"
+            )),
+        }
+    }
+
+    pub(in crate::cluster) fn check_max_data(bytes: usize) -> Result<(), String> {
+        let highest = Self::HIGHEST_MAX_DATA;
+        match bytes <= highest {
+            true => Ok(()),
+            false => Err(format!(
+                "packets with {bytes} bytes of data do not fit between servers; use at most {highest}"
+            )),
+        }
+    }
+
     /// Returns the length of header, route and seq.
     #[inline]
     pub(super) fn head(&self) -> usize {
@@ -146,22 +174,11 @@ impl PacketOptionsBuilder {
     ///
     /// Returns [`Error::InvalidArgument`] if a width is not supported, or if `max_data` is too high.
     pub fn build(self) -> Result<PacketOptions, Error> {
+        let bad = |name| move |problem| Error::argument(name, problem);
         let (route, seq, max) = (self.route_bytes, self.seq_bytes, self.max_data);
-        if !matches!(route, 1 | 2 | 4) {
-            let problem = format!("a route of {route} bytes is not supported; use 1, 2 or 4");
-            return Err(Error::argument("route_bytes", problem));
-        }
-        if !matches!(seq, 0 | 1 | 2 | 4) {
-            let problem = format!("a seq of {seq} bytes is not supported; use 0, 1, 2 or 4");
-            return Err(Error::argument("seq_bytes", problem));
-        }
-        let highest = PacketOptions::HIGHEST_MAX_DATA;
-        if max > highest {
-            let problem = format!(
-                "packets with {max} bytes of data do not fit between servers; use at most {highest}"
-            );
-            return Err(Error::argument("max_data", problem));
-        }
+        PacketOptions::check_route_bytes(route).map_err(bad("route_bytes"))?;
+        PacketOptions::check_seq_bytes(seq).map_err(bad("seq_bytes"))?;
+        PacketOptions::check_max_data(max).map_err(bad("max_data"))?;
         Ok(PacketOptions {
             byte_order: self.byte_order,
             route_bytes: route as u8,

@@ -63,7 +63,11 @@ pub(super) enum Applied {
 /// The problem of the value.
 pub(super) fn apply(config: &mut Config, path: &str, value: Value<'_>) -> Result<Applied, Problem> {
     if let Some(part) = ELSEWHERE.iter().find(|part| is_in(path, part)) {
-        let reason = "no part of epicycle reads it from here";
+        let reason = match *part {
+            "locate" => "set it in the program: `.locator(RedisLocator::new(…))`, for example",
+            "registry" => "set it in the program: `.registry(EtcdRegistry::new(…))`, for example",
+            _ => "no part of epicycle reads it from here",
+        };
         let path = format!("{part}.*");
         return Ok(Applied::NoEffect { path, reason });
     }

@@ -4,6 +4,7 @@ use super::Effect::{self, Sets};
 use super::{Keys, set};
 use crate::cluster::config::value::{Problem, Value};
 use crate::cluster::config::{ClientsConfig, Config, PacketConfig, ResumeConfig, ServerConfig};
+use crate::cluster::packet::PacketOptions;
 use crate::codec::ByteOrder;
 
 /// The keys that are in no table of servers.
@@ -42,15 +43,27 @@ pub(super) const PACKET: Keys<PacketConfig> = &[
     ),
     (
         "routeBytes",
-        Sets(|packet, value| set(&mut packet.route_bytes, Some(value.number()?))),
+        Sets(|packet, value| {
+            let bytes = value.number()?;
+            PacketOptions::check_route_bytes(bytes)?;
+            set(&mut packet.route_bytes, Some(bytes))
+        }),
     ),
     (
         "seqBytes",
-        Sets(|packet, value| set(&mut packet.seq_bytes, Some(value.number()?))),
+        Sets(|packet, value| {
+            let bytes = value.number()?;
+            PacketOptions::check_seq_bytes(bytes)?;
+            set(&mut packet.seq_bytes, Some(bytes))
+        }),
     ),
     (
         "bufferBytes",
-        Sets(|packet, value| set(&mut packet.max_data, Some(value.size()?))),
+        Sets(|packet, value| {
+            let bytes = value.size()?;
+            PacketOptions::check_max_data(bytes)?;
+            set(&mut packet.max_data, Some(bytes))
+        }),
     ),
     (
         "heartbeatTime",
@@ -161,7 +174,10 @@ pub(super) const CLIENTS: Keys<ClientsConfig> = &[
     ),
     (
         "maxConnNum",
-        Sets(|clients, value| set(&mut clients.max_connections, Some(value.number()?))),
+        Sets(|clients, value| match value.number()? {
+            0 => Err("0 would close every client at once; use 1 or more".to_owned()),
+            max => set(&mut clients.max_connections, Some(max)),
+        }),
     ),
     (
         "certFile",

@@ -6,7 +6,7 @@ use crate::cluster::drpc::{self, Scope, Target, Targets};
 use crate::cluster::node::context::{Core, HandlerError, Request};
 use crate::cluster::node::reply::Reply;
 use crate::cluster::node::shared::{Shared, guarded};
-use crate::cluster::{Error, Kind};
+use crate::cluster::{Error, Kind, locator};
 
 /// # The client of the request
 impl Request<'_> {
@@ -61,7 +61,7 @@ impl Request<'_> {
     /// # Errors
     ///
     /// Returns [`Error::NotFoundSession`] if there is no client, and [`Error::InvalidArgument`] if `S` is not the state of this
-    /// handler.
+    /// handler. `then` gets [`Error::InvalidArgument`] if the user's id is not above 0.
     pub fn bind_gate<S: 'static, E: Into<HandlerError>>(
         &mut self,
         uid: i64,
@@ -79,6 +79,11 @@ impl Request<'_> {
                 then(state, request, bound)
             },
         )?;
+        if let Err(error) = locator::check(uid, &[]) {
+            self.core.ended.push((boxed(call), Err(error)));
+            self.core.is_pending = true;
+            return Ok(());
+        }
         let bind = drpc::Request::Bind { cid: self.cid, uid };
         self.core.ask(&self.from.id, &bind, boxed(call));
         Ok(())

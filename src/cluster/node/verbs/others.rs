@@ -7,7 +7,7 @@ use crate::cluster::codec::EncodeBody;
 use crate::cluster::drpc::{self, MAX_TARGETS, Scope, Target, Targets, unique_targets};
 use crate::cluster::node::context::{Call, Core, HandlerError, Request};
 use crate::cluster::node::reply::Reply;
-use crate::cluster::{Error, Kind};
+use crate::cluster::{Error, Kind, locator};
 
 /// # Other clients
 ///
@@ -17,13 +17,15 @@ impl Request<'_> {
     ///
     /// # Errors
     ///
-    /// As [`push`](Self::push), and [`Error::NotFoundUserLocation`] if it is known that the user is at no gate.
+    /// As [`push`](Self::push), [`Error::NotFoundUserLocation`] if it is known that the user is at no gate, and
+    /// [`Error::InvalidArgument`] if the target's id is not above 0.
     pub fn push_to(
         &mut self,
         target: Target,
         route: i32,
         value: &(impl EncodeBody + ?Sized),
     ) -> Result<(), Error> {
+        check(target)?;
         let from = self.from;
         match target.scope {
             // It comes behind what waits for the location of its user.
@@ -47,6 +49,7 @@ impl Request<'_> {
     ///
     /// As [`push_to`](Self::push_to), but for those of encoding.
     pub fn kick(&mut self, target: Target, force: bool) -> Result<(), Error> {
+        check(target)?;
         let kick = drpc::Request::Disconnect { target, force };
         match target.scope {
             Scope::Conn if target.id == self.cid => self.disconnect(force),
@@ -72,6 +75,7 @@ impl Request<'_> {
         + Send
         + 'static,
     ) -> Result<(), Error> {
+        check(target)?;
         let call = self.later_call(
             move |state: &mut S, request: &mut Request<'_>, reply: Result<Reply, Error>| {
                 let online = reply.map(|reply| matches!(reply, Reply::Online(true)));
@@ -375,5 +379,17 @@ impl Request<'_> {
         }
         let wanted = "the gate of a request that did not come from one".to_owned();
         Err(Error::NotFoundEndpoint { wanted })
+    }
+}
+
+/// Refuses a target that nothing can have.
+fn check(target: Target) -> Result<(), Error> {
+    match target.scope {
+        Scope::User => locator::check(target.id, &[]),
+        Scope::Conn if target.id > 0 => Ok(()),
+        Scope::Conn => {
+            let problem = format!("{} is no connection; ids are above 0", target.id);
+            Err(Error::argument("cid", problem))
+        }
     }
 }
