@@ -30,8 +30,6 @@ use crate::http::{self, Chunk, End, HttpCodec, ServerResponse, SseEvent};
 #[derive(Debug)]
 pub struct ServerCodec {
     limits: Limits,
-    #[cfg(feature = "cluster")]
-    tells_all: bool,
     state: ServerState,
 }
 
@@ -46,17 +44,17 @@ impl ServerCodec {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            #[cfg(feature = "cluster")]
-            tells_all: false,
             state: ServerState::Http(HttpCodec::default()),
         }
     }
 
-    /// Tells each frame that brings no message, as a pong without content, so that all frames can be counted.
+    /// Tells each frame that brings no message, as a pong without content, so that all frames can be counted. The WebSocket must be
+    /// open.
     #[cfg(feature = "cluster")]
-    pub(crate) fn tell_all(mut self) -> Self {
-        self.tells_all = true;
-        self
+    pub(crate) fn tell_all(&mut self) {
+        if let ServerState::Open(protocol) = &mut self.state {
+            protocol.tell_all();
+        }
     }
 
     /// Continues a connection that was HTTP until now, whose request is not answered yet.
@@ -64,8 +62,6 @@ impl ServerCodec {
     pub(crate) fn after_http(http: HttpCodec, limits: Limits) -> Self {
         Self {
             limits,
-            #[cfg(feature = "cluster")]
-            tells_all: false,
             state: ServerState::Http(http),
         }
     }
@@ -202,13 +198,7 @@ impl Encode<Accept<'_>> for ServerCodec {
     fn encode(&mut self, accept: Accept<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         let http = self.http()?;
         accept.respond(|response| http.encode(response, dst))?;
-        let protocol = Protocol::new(Role::Server, self.limits, accept.agreed());
-        #[cfg(feature = "cluster")]
-        let protocol = match self.tells_all {
-            true => protocol.tell_all(),
-            false => protocol,
-        };
-        self.state = ServerState::Open(protocol);
+        self.state = ServerState::Open(Protocol::new(Role::Server, self.limits, accept.agreed()));
         Ok(())
     }
 }
@@ -290,8 +280,6 @@ impl ServerCodec {
     pub(super) fn opened(limits: Limits, agreed: Option<super::deflate::Agreed>) -> Self {
         Self {
             limits,
-            #[cfg(feature = "cluster")]
-            tells_all: false,
             state: ServerState::Open(Protocol::new(Role::Server, limits, agreed)),
         }
     }

@@ -491,6 +491,10 @@ impl GateReactor {
         }
         let opened = conn.send(accept);
         if opened.is_ok() {
+            // Frames that bring no packet count for the rate limit as well.
+            if let Protocol::Socket(socket) = conn.codec_mut() {
+                socket.tell_all();
+            }
             self.enter(conn, client);
         }
         opened.into()

@@ -294,8 +294,7 @@ impl EventHandler for GateReactor {
             Some(Door::Sockets(_)) => {
                 let max = packet.max_packet().max(9 + 4);
                 let limits = ws::Limits::default().max_frame(max).max_message(max);
-                // Frames that bring no packet count for the rate limit as well.
-                ws::ServerCodec::new(limits).tell_all().into()
+                ws::ServerCodec::new(limits).into()
             }
             #[cfg(feature = "kcp")]
             Some(Door::Kcp(options)) => KcpCodec::server(options.clone(), packet).into(),

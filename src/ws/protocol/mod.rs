@@ -319,9 +319,8 @@ impl Protocol {
 
     /// Tells frames that bring no message, pings among them, as pongs without content.
     #[cfg(feature = "cluster")]
-    pub(super) fn tell_all(mut self) -> Self {
+    pub(super) fn tell_all(&mut self) {
         self.tells_all = true;
-        self
     }
 
     /// Returns the result of decoding a frame that brings no message.
