@@ -309,11 +309,11 @@ fn a_later_source_has_precedence() {
 }
 
 #[test]
-fn an_unknown_key_is_a_warning_with_the_nearest_known_one() {
+fn a_key_without_effect_is_a_warning_with_the_nearest_known_one() {
     let folder = Folder::with(&[
         (
             "etc.toml",
-            "[cluster.gate]\nnmae = \"a\"\nshoe = 9\n[scores]\nbest = 1\n",
+            "[cluster.gate]\nnmae = \"a\"\nshoe = 9\n[scores]\nbest = 1\n[network.ws.server]\npath = \"/play\"\n",
         ),
         (
             "scores.toml",
@@ -337,6 +337,9 @@ fn an_unknown_key_is_a_warning_with_the_nearest_known_one() {
             format!("{scores}:4:13: packet.routeByte: the key is unknown; did you mean `packet.routeBytes`?"),
             "environment: EPICYCLE_CLUSTER_GATE_NAEM: the key is unknown; did you mean `EPICYCLE_CLUSTER_GATE_NAME`?".to_owned(),
             "flags: network.tcp.server.adr: the key is unknown; did you mean `network.tcp.server.addr`?".to_owned(),
+            format!(
+                "{etc}:7:8: network.ws.server.path has no effect: network.ws.server has no `addr`; add one, such as \":3553\""
+            ),
         ]
     );
 }
@@ -382,7 +385,6 @@ fn all_faults_are_told_with_place_and_remedy() {
         &format!("{etc}:8:14: packet.routeBytes: a route of 3 bytes is not supported"),
         &format!("{etc}:9:12: packet.seqBytes: a seq of 3 bytes is not supported"),
         &format!("{etc}:11:14: network.tcp.server.maxConnNum: 0 would close every client"),
-        &format!("{etc}:13:8: network.ws.server.path: network.ws.server has no `addr`; add one"),
         &format!(
             "{etc}:14:20: network.ws.server.authorizeTimeout: \"soon\" is no time (expected number at 0); write a time"
         ),

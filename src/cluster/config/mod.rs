@@ -96,7 +96,7 @@ pub struct Config {
     warnings: Vec<String>,
     /// The keys of whose lack of meaning was told already.
     told: BTreeSet<String>,
-    /// The tables of listeners, with the fault of those whose address has not come yet.
+    /// The tables of listeners, with the warning for those whose address has not come yet.
     silent: BTreeMap<String, Option<Fault>>,
 }
 
@@ -177,7 +177,10 @@ impl Config {
         }
         config.take_environment(&environment, &mut faults);
         config.take_flags(&flags, &mut faults);
-        faults.extend(std::mem::take(&mut config.silent).into_values().flatten());
+        let silent = std::mem::take(&mut config.silent).into_values().flatten();
+        config
+            .warnings
+            .extend(silent.map(|fault| fault.to_string()));
         // The environment and flags, which have no lines, come last.
         faults.sort_by(|a, b| {
             let (a_place, b_place) = ((a.line, a.column), (b.line, b.column));
@@ -330,7 +333,8 @@ impl Config {
         } else if let Some(place) = in_file
             && !self.silent.contains_key(table)
         {
-            let problem = format!("{path}: {table} has no `addr`; add one, such as \":3553\"");
+            let problem =
+                format!("{path} has no effect: {table} has no `addr`; add one, such as \":3553\"");
             self.silent.insert(table.to_owned(), Some(place(problem)));
         }
     }
