@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::WatchSender;
-use crate::fetch::{Abort, Request};
+use crate::fetch::Abort;
+#[cfg(any(feature = "consul", feature = "etcd"))]
+use crate::fetch::Request;
 
 /// Interrupts what the thread of a watch waits for, when the watch ends. The default belongs to no watch, and never comes.
 #[derive(Clone, Default)]
@@ -45,6 +47,7 @@ impl Ending {
     }
 
     /// Has the end abort a request.
+    #[cfg(any(feature = "consul", feature = "etcd"))]
     pub(super) fn interrupt(&self, request: Request) -> Request {
         let own = self.clone();
         request.on_start(move |abort| {

@@ -202,7 +202,7 @@ impl Request {
     }
 
     /// Passes what can end the request to another thread, as soon as it is under way.
-    #[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]
+    #[cfg(any(feature = "consul", feature = "etcd"))]
     pub(crate) fn on_start(mut self, started: impl FnOnce(Abort) + Send + 'static) -> Self {
         self.started = Some(Box::new(started));
         self
