@@ -77,7 +77,7 @@ fn the_gate_of_due_that_stands_in_gives_the_recorded_answers() {
     assert!(replayed > 40 || rows("drpc_gate").is_empty(), "{replayed}");
 }
 
-/// What a node of ours does otherwise than one of due.
+/// The differences of a node of ours from one of due.
 const OURS: [Otherwise; 9] = [
     Otherwise {
         scenario: r#"node op {"op":"publish","ch":"room:1","msg":"p","ack":true}"#,

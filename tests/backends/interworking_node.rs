@@ -132,7 +132,7 @@ fn segments(mut datagram: &[u8]) -> Vec<(u32, String)> {
     found
 }
 
-/// What a gate of ours does otherwise than one of due.
+/// The differences of a gate of ours from one of due.
 const OUR_GATE: [Otherwise; 2] = [
     Otherwise {
         scenario: r#"node op {"op":"multicast_conn","msg":"m","ack":true}"#,
@@ -184,7 +184,7 @@ fn every_operation_of_a_node_of_due_has_the_recorded_answer_at_a_gate_of_ours() 
     let mut client = Wire::connect(&gate.client_addrs()[0]);
     let otherwise: Vec<_> = OUR_GATE.iter().chain(&WEDGED).collect();
     assert!(otherwise.iter().all(|other| !other.why.is_empty()));
-    // What nodes say to each other is in another test.
+    // Packets between nodes are in another test.
     let replayed = replay(&mut client, &otherwise, &[r#"node op {"op":"deliver"#]);
     assert!(replayed >= 37 || replayed == 0, "{replayed}");
 }

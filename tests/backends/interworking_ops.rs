@@ -16,7 +16,7 @@ const HEARTBEAT: &[u8] = b"\0\0\0\x01\x80";
 /// The head of an answer to a packet with the number 99.
 const PROBED: [u8; 9] = *b"\0\0\0\x1e\0\0\x03\0\x63";
 
-/// What the client of a scenario gets where the recording has something else.
+/// The answers to the client of a scenario where the recording has something else.
 pub(crate) struct Otherwise {
     /// The beginning of the scenario.
     pub(crate) scenario: &'static str,

@@ -57,7 +57,7 @@ fn a_broadcast_keeps_no_more_for_a_client_that_does_not_read_than_its_limit_and_
     let dropped = world.gate.stats().pushes_dropped;
     assert!(dropped >= 100 * DEAF as u64, "{dropped} were dropped");
     for wire in &mut deaf {
-        // What was taken is whole and in order. The last one is told by what follows it.
+        // The packets that were taken are whole and in order. The last one is told by what follows it.
         wire.send(b"\0\0\0\x01\x80");
         let mut numbers = Vec::new();
         loop {

@@ -50,7 +50,7 @@ fn a_users_packets_have_one_state_whichever_gate_and_connection_they_come_by() {
     assert!(used.len() > 1, "all users are on one reactor");
 }
 
-/// What the handlers of a node were called for: connection, user and event or data.
+/// The calls of a node's handlers: connection, user and event or data.
 type Seen = Arc<Mutex<Vec<(i64, i64, String)>>>;
 
 /// Returns a handler that notes what it is called for, which takes so long before the login.

@@ -33,7 +33,7 @@ struct HelloReply {
     message: String,
 }
 
-/// What `tonic_prost::ProstCodec` is.
+/// A codec as `tonic_prost::ProstCodec` is one.
 struct Prost<E, D>(PhantomData<(E, D)>);
 
 impl<E: Message + 'static, D: Message + Default + 'static> tonic::codec::Codec for Prost<E, D> {

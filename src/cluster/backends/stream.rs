@@ -136,7 +136,7 @@ impl Write for Stream {
     }
 }
 
-/// What a server has sent, for fuzzing. What is sent to it is dropped.
+/// A connection with the bytes that a server has sent, for fuzzing. Its output is dropped.
 #[cfg(all(feature = "internals", any(feature = "memcache", feature = "rabbitmq")))]
 pub(super) struct Recorded<'r>(pub(super) &'r [u8]);
 

@@ -384,7 +384,7 @@ fn variable(path: &str) -> String {
 }
 
 fn unknown<'k>(name: &str, known: impl IntoIterator<Item = &'k str>, separator: char) -> String {
-    // What the tables have in common is no sign that this key was meant.
+    // The part that the tables have in common is no sign that this key was meant.
     let is_near = |near: &&str| {
         let key = near.rsplit(separator).next().unwrap_or(near);
         strsim::damerau_levenshtein(near, name) <= (key.len() / 3).max(1)

@@ -20,7 +20,7 @@ pub(super) struct Away {
     pub(super) timer: Option<TimerKey>,
 }
 
-/// How far a user that is away has come on its way to another connection.
+/// The progress of a user that is away towards another connection.
 pub(super) enum Stage {
     /// Nobody has claimed it.
     Waits,

@@ -66,7 +66,7 @@ impl GateReactor {
     ) -> Code {
         let id = self.sessions.find(cid, 0);
         let id = id.filter(|_| !self.away.contains_key(&cid));
-        // One that takes its user back has one already, as it were.
+        // A connection that is taking its user back is bound to that one.
         let is_resuming = id.is_some_and(|id| self.is_resuming(id, reactor));
         let Some(id) = id.filter(|_| confirmed && !is_resuming) else {
             if self.shared.users.finish(uid, None).is_free {

@@ -329,7 +329,7 @@ impl GateReactor {
                 && let Some(resuming) = client.resuming.take()
             {
                 self.refuse_resume(conn, refusal);
-                // What was passed on is for the user, and the old gate has it still.
+                // Pushes that were passed on are for the user, and the old gate has them still.
                 let own = resuming.pending.iter();
                 for (parcel, _) in own.filter(|(_, is_passed)| !is_passed) {
                     if let Err(error) = send(conn, client, parcel, false) {

@@ -22,7 +22,7 @@ pub(super) struct Dialled<T> {
     pub(super) theirs: Identity,
     /// `None` until the peer is registered.
     pub(super) endpoint: Option<LinkEndpoint>,
-    /// How to reach it.
+    /// The way to reach it.
     pub(super) connect: Option<Connect>,
     pub(super) conn: Option<ConnId>,
     /// The bytes that the connection had not sent when it was last looked at.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::cluster::Error;
 
-/// What is known of a peer that cannot be reached.
+/// The state of a peer that cannot be reached.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     /// True if one of both sides does not accept the other one.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::cluster::config::LogFormat;
 
-/// What records have besides their text.
+/// The fields that records have besides their text.
 pub(super) struct Form {
     pub(super) stack_level: LevelFilter,
     pub(super) time_format: String,

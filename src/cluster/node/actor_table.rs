@@ -461,6 +461,25 @@ impl Mailbox {
     }
 }
 
+#[cfg(test)]
+impl Entry {
+    /// Returns an actor of reactor 0 without routes. The kind is before the slash of its name.
+    pub(super) fn for_test(name: &str) -> Self {
+        let plan = Plan {
+            name: name.into(),
+            kind_len: name.find('/').expect("has a kind"),
+            reactor: 0,
+            type_id: TypeId::of::<()>(),
+            routes: Vec::new(),
+            events: Vec::new(),
+            is_awaited: false,
+            owner: None,
+            capacity: 1,
+        };
+        Self::new(plan, Box::new(()))
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -469,18 +488,7 @@ mod tests {
     fn a_user_is_bound_again_though_as_many_are_bound_as_may_be() {
         let table = ActorTable::default();
         let [one, two] = ["table/1", "table/2"].map(|name| {
-            let plan = Plan {
-                name: name.into(),
-                kind_len: 5,
-                reactor: 0,
-                type_id: TypeId::of::<()>(),
-                routes: Vec::new(),
-                events: Vec::new(),
-                is_awaited: false,
-                owner: None,
-                capacity: 1,
-            };
-            let entry = Arc::new(Entry::new(plan, Box::new(())));
+            let entry = Arc::new(Entry::for_test(name));
             table.add(&entry).expect("has room");
             entry
         });

@@ -72,25 +72,12 @@ impl Alarms {
 
 #[cfg(test)]
 mod tests {
-    use std::any::TypeId;
     use std::time::Duration;
 
     use super::*;
-    use crate::cluster::node::actor_table::Plan;
 
     fn actor(name: &str) -> Arc<Entry> {
-        let plan = Plan {
-            name: name.into(),
-            kind_len: 1,
-            reactor: 0,
-            type_id: TypeId::of::<()>(),
-            routes: Vec::new(),
-            events: Vec::new(),
-            is_awaited: false,
-            owner: None,
-            capacity: 1,
-        };
-        Arc::new(Entry::new(plan, Box::new(())))
+        Arc::new(Entry::for_test(name))
     }
 
     #[test]

@@ -289,7 +289,7 @@ impl Shared {
         let mut pool = self.pool.lock();
         pool.balancer.done(node, outcome);
         let change = self.health.report(&pool.nodes, node, outcome, self.now());
-        // What answers no more may be a connection whose other end has vanished.
+        // A connection without answers may be one whose other end has vanished.
         if let Some(Change::Ejected { .. }) = change
             && let Some(connection) = pool.connections.get_mut(&node)
         {
