@@ -6,7 +6,7 @@ use super::packet::{PacketCodec, PacketOptions};
 use crate::codec::{Codec, Decoded, FrameError};
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Conn, ConnTimer, EventHandler};
-use crate::kcp::{InputError, Kcp, KcpOptions, strip_fec};
+use crate::kcp::{InputError, Kcp, KcpOptions};
 
 /// The connection over KCP of a UDP session. A frame is a datagram, for [`receive`].
 pub(super) struct KcpCodec {
@@ -109,7 +109,7 @@ impl Codec for KcpCodec {
 
 /// Returns true if a datagram may open a session.
 pub(super) fn opens(datagram: &[u8]) -> bool {
-    strip_fec(datagram).and_then(Kcp::opening).is_some()
+    Kcp::opening(datagram).is_some()
 }
 
 /// Takes a datagram. What it brings is [input](KcpCodec::take_input); then the connection has to be [settled](settle).
@@ -122,7 +122,7 @@ where
     H: EventHandler<Codec: MayBeKcp>,
 {
     let now = conn.now();
-    let (Some(datagram), Some(codec)) = (strip_fec(datagram), conn.codec_mut().as_kcp()) else {
+    let Some(codec) = conn.codec_mut().as_kcp() else {
         return Ok(());
     };
     let kcp = match &mut codec.kcp {

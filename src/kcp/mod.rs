@@ -33,6 +33,11 @@
 //! | an acknowledgement of what was not sent | ignored |
 //! | 24 bytes | 24 bytes at most |
 //!
+//! Datagrams may have the heads of forward error correction (FEC) of kcp-go in front: `number u32, kind u16` (0xf1 data, 0xf2 parity),
+//! and for data `size u16`, all little-endian. [`KcpOptions::fec`] sends them. They are understood without that, too: data that was lost
+//! is repaired by the parity of its group. That holds as many datagrams of the peer as a group has data, in three groups at most. If
+//! the peer's groups have other sizes, nothing is repaired, and the rest goes on.
+//!
 //! A source address is easily forged, so a [server's](Kcp::server) end sends no more than three times what has come, until an
 //! acknowledgement has proved the address: it has the time of the segment, which begins at a number that only this end knows.
 
@@ -45,12 +50,12 @@ mod sending;
 
 use std::time::{Duration, Instant};
 
+use self::fec::{Protection, Repair, Shard, Sizes};
 use self::receiving::Receiving;
 use self::segment::{Command, HEAD, Segment, distance};
 use self::sending::Sending;
 use crate::error::error_messages;
 
-pub use self::fec::strip_fec;
 pub use self::options::KcpOptions;
 
 /// The longest datagram that others send, such as kcp-go.
@@ -86,6 +91,11 @@ pub struct Kcp {
     allowance: Option<usize>,
     /// The datagram that is being made.
     datagram: Vec<u8>,
+    /// The sizes of the peer's groups of FEC.
+    sizes: Sizes,
+    repair: Option<Box<Repair>>,
+    repaired: u64,
+    protection: Option<Box<Protection>>,
 }
 
 /// The reason why a datagram was not taken.
@@ -122,6 +132,10 @@ error_messages! {
 impl Kcp {
     /// Returns the number of the connection that a datagram opens: it is well-formed, and its first segment has data and the number 0.
     pub fn opening(datagram: &[u8]) -> Option<u32> {
+        let datagram = match Shard::parse(datagram).ok()? {
+            Some(shard) => shard.datagram?,
+            None => datagram,
+        };
         let (first, _) = Segment::parse(datagram).ok()?;
         let opens = first.command == Command::Push && first.sn == 0 && !first.data.is_empty();
         let is_one = opens && check(datagram, first.conv, usize::MAX).is_ok();
@@ -161,6 +175,10 @@ impl Kcp {
             tells_window: false,
             allowance: None,
             datagram: Vec::new(),
+            sizes: options.fec.unwrap_or(Sizes::USUAL),
+            repair: None,
+            repaired: 0,
+            protection: options.fec.map(Protection::new).map(Box::new),
         }
     }
 
@@ -175,29 +193,60 @@ impl Kcp {
     ///
     /// [`InputError`]. The state has not changed then.
     pub fn input(&mut self, datagram: &[u8], now: Instant) -> Result<(), InputError> {
-        check(datagram, self.conv, self.longest)?;
+        let shard = Shard::parse(datagram).map_err(InputError::Malformed)?;
+        let data = match &shard {
+            Some(shard) => shard.datagram,
+            None => Some(datagram),
+        };
+        if let Some(data) = data {
+            check(data, self.conv, self.longest)?;
+        }
         if let Some(allowance) = &mut self.allowance {
             *allowance += UNPROVED * datagram.len();
         }
+        if let Some(data) = data {
+            self.take(data, now, false);
+        }
+        // A longer one has segments that are refused, or that need not be kept.
+        if let Some(shard) = shard.filter(|_| datagram.len() <= self.longest + fec::HEAD) {
+            let new = || Box::new(Repair::new(self.sizes));
+            for repaired in self.repair.get_or_insert_with(new).take(shard) {
+                if check(&repaired, self.conv, self.longest).is_ok() {
+                    self.repaired += 1;
+                    self.take(&repaired, now, true);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the segments of a datagram that was checked. One that was repaired is late: its times and its window tell nothing.
+    fn take(&mut self, datagram: &[u8], now: Instant, is_repaired: bool) {
         let at = self.at(now);
         let clock = self.clock_at(at);
         let before = self.sending.first();
         let (mut skipped_to, mut last) = (None, None);
-        for segment in Segment::all(datagram) {
-            let segment = segment?;
+        for segment in Segment::all(datagram).flatten() {
             last = Some((segment.window, segment.una));
             match segment.command {
                 Command::Push => {
                     self.receiving.push(segment.sn, segment.ts, segment.data);
                 }
                 Command::Ack => {
-                    if self.sending.on_ack(segment.sn, segment.ts) {
+                    let Some(acked) = self.sending.on_ack(segment.sn, segment.ts) else {
+                        continue;
+                    };
+                    if acked.is_its {
                         self.allowance = None;
+                    }
+                    if acked.is_its && acked.is_first && !is_repaired {
                         // It was sent at that time, so the difference is not negative.
                         let took = clock.wrapping_sub(segment.ts);
                         self.sending.round_trip.note(took);
                     }
-                    if skipped_to.is_none_or(|last| distance(segment.sn, last) > 0) {
+                    if acked.is_first
+                        && skipped_to.is_none_or(|last| distance(segment.sn, last) > 0)
+                    {
                         skipped_to = Some(segment.sn);
                     }
                 }
@@ -207,7 +256,10 @@ impl Kcp {
         }
         // After the acknowledgements, whose times tell nothing once `una` has ended their segments.
         if let Some((window, una)) = last {
-            self.sending.on_head(window, una);
+            if !is_repaired {
+                self.sending.on_window(window);
+            }
+            self.sending.on_una(una);
         }
         if let Some(sn) = skipped_to {
             self.sending.skip_to(sn);
@@ -218,7 +270,11 @@ impl Kcp {
         if !self.receiving.acks.is_empty() && self.ack_at.is_none() {
             self.ack_at = Some(at + self.ack_delay);
         }
-        Ok(())
+    }
+
+    /// Returns the number of datagrams that were lost, and repaired by the parity of others.
+    pub fn repaired(&self) -> u64 {
+        self.repaired
     }
 
     /// Takes the next bytes that the peer has sent: those of a segment.
@@ -272,6 +328,8 @@ impl Kcp {
             datagram: std::mem::take(&mut self.datagram),
             mtu: self.mtu,
             allowance: &mut self.allowance,
+            protection: self.protection.as_deref_mut(),
+            at,
             out: &mut out,
         };
 
@@ -344,20 +402,22 @@ struct Datagrams<'a, F: FnMut(&[u8])> {
     datagram: Vec<u8>,
     mtu: usize,
     allowance: &'a mut Option<usize>,
+    protection: Option<&'a mut Protection>,
+    at: u64,
     out: &'a mut F,
 }
 
 impl<F: FnMut(&[u8])> Datagrams<'_, F> {
     /// Adds a segment. Returns false if the address is not proved and has been sent enough.
     fn push(&mut self, segment: Segment<'_>) -> bool {
-        if let Some(allowance) = self.allowance {
-            match allowance.checked_sub(segment.len()) {
-                Some(rest) => *allowance = rest,
-                None => return false,
-            }
+        let begins = self.begins(segment.len());
+        let head = if begins { self.head() } else { 0 };
+        if !self.allow(head + segment.len()) {
+            return false;
         }
-        if self.datagram.len() + segment.len() > self.mtu {
+        if begins {
             self.finish();
+            self.datagram.resize(head, 0);
         }
         segment.write(&mut self.datagram);
         true
@@ -365,15 +425,52 @@ impl<F: FnMut(&[u8])> Datagrams<'_, F> {
 
     /// Returns the data that a segment may have.
     fn room(&self) -> usize {
+        // That of a segment of any length has room behind both heads.
+        let heads = HEAD + self.head();
         self.allowance
-            .map_or(usize::MAX, |allowance| allowance.saturating_sub(HEAD))
+            .map_or(usize::MAX, |allowance| allowance.saturating_sub(heads))
     }
 
     fn finish(&mut self) {
-        if !self.datagram.is_empty() {
-            (self.out)(&self.datagram);
-            self.datagram.clear();
+        if self.datagram.is_empty() {
+            return;
         }
+        let Some(protection) = &mut self.protection else {
+            (self.out)(&self.datagram);
+            return self.datagram.clear();
+        };
+        protection.seal(&mut self.datagram);
+        (self.out)(&self.datagram);
+        self.datagram.clear();
+        for parity in protection.parity(self.at) {
+            if self.allow(parity.len()) {
+                (self.out)(&parity);
+            }
+        }
+    }
+
+    /// Returns true if a segment of this length begins another datagram.
+    fn begins(&self, len: usize) -> bool {
+        self.datagram.is_empty() || self.datagram.len() + len > self.mtu
+    }
+
+    /// Returns the length of what is in front of the first segment.
+    fn head(&self) -> usize {
+        if self.protection.is_some() {
+            fec::HEAD
+        } else {
+            0
+        }
+    }
+
+    /// Returns true if so many bytes may be sent, and counts them.
+    fn allow(&mut self, len: usize) -> bool {
+        let Some(allowance) = self.allowance else {
+            return true;
+        };
+        let rest = allowance.checked_sub(len);
+        *self.allowance = Some(rest.unwrap_or(*allowance));
+        rest.is_some()
     }
 }
 

@@ -44,6 +44,14 @@ pub(super) struct Flying {
     times: u32,
 }
 
+/// An acknowledgement of a segment on the way.
+pub(super) struct Acked {
+    /// True if there was none before. Another one tells nothing about the segments before, nor how long it took.
+    pub(super) is_first: bool,
+    /// True if it has the time of the segment, which only its receiver knows.
+    pub(super) is_its: bool,
+}
+
 /// A segment to send now.
 pub(super) struct Due<'a> {
     pub(super) sn: u32,
@@ -107,8 +115,8 @@ impl Sending {
         self.queue.push_back(data.to_vec());
     }
 
-    /// Takes what the head of a segment tells: the peer's window, and the first number that has not arrived there.
-    pub(super) fn on_head(&mut self, window: u16, una: u32) {
+    /// Takes the peer's window.
+    pub(super) fn on_window(&mut self, window: u16) {
         let was_closed = self.peer_window == 0;
         self.peer_window = window.into();
         if window > 0 {
@@ -118,6 +126,10 @@ impl Sending {
                 self.resend_at = 0;
             }
         }
+    }
+
+    /// Takes the first number that has not arrived at the peer.
+    pub(super) fn on_una(&mut self, una: u32) {
         let arrived = distance(una, self.first);
         let is_true = arrived > 0 && arrived as usize <= self.flight.len();
         for _ in 0..if is_true { arrived } else { 0 } {
@@ -125,20 +137,19 @@ impl Sending {
         }
     }
 
-    /// Takes an acknowledgement. Returns true if it has the time of the segment, which only its receiver knows.
-    pub(super) fn on_ack(&mut self, sn: u32, ts: u32) -> bool {
-        let index = usize::try_from(distance(sn, self.first)).ok();
-        let Some(flying) = index.and_then(|index| self.flight.get_mut(index)) else {
-            return false;
+    /// Takes an acknowledgement, unless it is one of a segment that is not on the way.
+    pub(super) fn on_ack(&mut self, sn: u32, ts: u32) -> Option<Acked> {
+        let index = usize::try_from(distance(sn, self.first)).ok()?;
+        let flying = self.flight.get_mut(index)?;
+        let acked = Acked {
+            is_first: !std::mem::replace(&mut flying.is_acked, true),
+            is_its: flying.ts == ts,
         };
-        let is_its = flying.ts == ts;
-        if !std::mem::replace(&mut flying.is_acked, true) {
-            self.bytes -= std::mem::take(&mut flying.data).len();
-        }
+        self.bytes -= std::mem::take(&mut flying.data).len();
         while self.flight.front().is_some_and(|flying| flying.is_acked) {
             self.drop_first();
         }
-        is_its
+        Some(acked)
     }
 
     /// Counts that the segments before `sn` were skipped by an acknowledgement.

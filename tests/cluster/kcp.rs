@@ -348,7 +348,7 @@ fn our_clients_lose_nothing_on_a_network_that_loses_repeats_and_reorders() {
     let listener = ClientListener::at("kcp://127.0.0.1:0").kcp(quick.clone());
     let world = World::around(node, |gate| gate.listen(listener));
     let network = Network::start(addr(&world));
-    let client = Client::builder().kcp(quick).call_timeout(LONG);
+    let client = Client::builder().kcp(quick.fec(10, 3)).call_timeout(LONG);
     let client = client
         .connect(format!("kcp://{}", network.addr))
         .expect("connects");

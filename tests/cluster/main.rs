@@ -30,6 +30,8 @@ mod gate_users;
 mod http;
 #[cfg(feature = "kcp")]
 mod kcp;
+#[cfg(feature = "kcp")]
+mod kcp_fec;
 mod link;
 mod locator;
 #[cfg(feature = "logfile")]

@@ -268,6 +268,18 @@ fn an_address_that_is_not_proved_gets_three_times_what_it_sent() {
     assert!(sent <= 300, "{sent} bytes");
     assert!(answers.len() <= 3);
 
+    // With parity, too.
+    let protected = quick().fec(2, 2);
+    let mut server = Kcp::server(CONV, &protected, now, 77);
+    server.input(&first, now).expect("a datagram");
+    server.send(&[2; 100_000]).expect("there is room");
+    let mut sent = 0;
+    for _ in 0..100 {
+        let at = server.check().unwrap_or(now);
+        server.flush(at, |datagram| sent += datagram.len());
+    }
+    assert!((200..=300).contains(&sent), "{sent} bytes");
+
     // An acknowledgement that does not know the time proves nothing.
     let mut server = Kcp::server(CONV, &quick(), now, 77);
     server.input(&first, now).expect("a datagram");
@@ -294,6 +306,59 @@ fn an_address_that_is_not_proved_gets_three_times_what_it_sent() {
     let mut sent = 0;
     server.flush(later, |datagram| sent += datagram.len());
     assert!(sent > 9_000, "{sent} bytes");
+}
+
+#[test]
+fn parity_saves_the_time_of_sending_again() {
+    let faults = Faults {
+        lost: 5,
+        ..Faults::default()
+    };
+    let took = |options: KcpOptions| {
+        let mut pair = Pair::new(&options, faults, 7);
+        let mut sent = Vec::new();
+        for n in 0..2000_u32 {
+            sent.extend(n.to_le_bytes());
+            pair.send(0, &n.to_le_bytes());
+            let until = pair.now + Duration::from_millis(5);
+            while pair.wire.keys().next().is_some_and(|(at, _)| *at < until) {
+                pair.step();
+            }
+            pair.now = until;
+        }
+        let in_time = pair.read[1].len();
+        pair.run();
+        assert!(pair.read[1] == sent);
+        (sent.len() - in_time, pair.ends[1].repaired())
+    };
+    let (late, repaired) = took(quick());
+    assert_eq!(repaired, 0);
+    let (protected, repaired) = took(quick().fec(10, 3));
+    // Of 200 groups, most have lost something.
+    assert!(repaired > 80, "{repaired} repaired");
+    assert!(protected <= late, "{protected} bytes late, {late} without");
+}
+
+#[test]
+fn acknowledgements_of_what_is_not_on_the_way_send_nothing_again() {
+    let now = Instant::now();
+    let mut end = Kcp::client(CONV, &quick(), now);
+    end.send(&[7; 20_000]).expect("there is room");
+    end.flush(now, |_| {});
+    let sent_again = |end: &mut Kcp, sn: u32| {
+        let mut sent = 0;
+        for _ in 0..5 {
+            end.input(&head(82, sn, 0), now).expect("a datagram");
+            end.flush(now, |datagram| sent += datagram.len());
+        }
+        sent
+    };
+    for sn in [100, 1 << 30, i32::MAX as u32, u32::MAX] {
+        assert_eq!(sent_again(&mut end, sn), 0, "{sn}");
+    }
+    // One that comes again and again tells nothing anew. The second later one does.
+    assert_eq!(sent_again(&mut end, 5), 0);
+    assert!(sent_again(&mut end, 6) >= 5 * 1000);
 }
 
 #[test]
@@ -406,9 +471,14 @@ proptest! {
         repeated in 0..30_u32,
         late in 0..100_u64,
         is_quick: bool,
+        fec in prop_oneof![Just(None), Just(Some((10, 3))), (1..20_u8, 1..5_u8).prop_map(Some)],
         sizes in vec((0..2_usize, 1..5000_usize), 1..40),
     ) {
         let options = if is_quick { quick() } else { KcpOptions::new() };
+        let options = match fec {
+            Some((data, parity)) => options.fec(data, parity),
+            None => options,
+        };
         let mut pair = Pair::new(&options, Faults { lost, repeated, late }, seed);
         let mut sent = [b"welcome".to_vec(), Vec::new()];
         pair.send(1, b"welcome");
