@@ -478,6 +478,10 @@ fn the_extensions_have_these_bytes() {
             },
             "0000001c 40 2a 0000000000000002 0000000000000003 0000000000000004 6162",
         ),
+        (
+            Request::Collected { cid: 3 },
+            "00000012 00 2b 0000000000000002 0000000000000003",
+        ),
     ];
     for (request, expected) in cases {
         assert!(request.op().is_extension());

@@ -146,6 +146,7 @@ fn requests(of: &Material) -> Vec<Request<'_>> {
             disconnect,
             packet,
         },
+        Request::Collected { cid },
     ]
 }
 

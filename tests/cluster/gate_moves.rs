@@ -303,7 +303,7 @@ fn a_packet_that_waits_goes_out_with_the_user_that_it_was_read_with() {
 }
 
 #[test]
-fn nodes_of_two_kinds_that_reject_a_packet_each_get_none_of_them_again() {
+fn of_two_kinds_of_nodes_that_reject_a_packet_each_the_one_that_the_locator_names_is_tried_again() {
     const OTHER: i32 = 12;
     let routes = vec![RouteSpec::new(OTHER).stateful()];
     let mut t = Three::new(Node::start_extended("node-3", routes), "other");
@@ -327,5 +327,8 @@ fn nodes_of_two_kinds_that_reject_a_packet_each_get_none_of_them_again() {
     eventually("one is taken", || t.m.taken(&t.m.second) == numbers(0..1));
     let refused = |t: &Three| stats(t).refused[RefusedPacket::NotLocated];
     eventually("the other one is refused", || refused(&t) == 1);
-    assert_eq!(stats(&t).rejected, 2);
+    assert!(t.m.taken(&t.m.world.node).is_empty());
+    // Once at each, and again at the one that the locator still names, but not for ever.
+    let rejected = stats(&t).rejected;
+    assert!((3..10).contains(&rejected), "{rejected}");
 }

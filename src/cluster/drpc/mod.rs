@@ -35,9 +35,11 @@
 //! | 40 | Leave | cid i64 | |
 //! | 41 | GiveBack | cid i64, uid i64 | |
 //! | 42 | PassOn | cid i64, uid i64, packet | |
+//! | 43 | Collected | cid i64 | |
 //!
-//! 32 to 42 are extensions, for peers that have answered a Hello. due ignores operations that it does not know. A node answers Ping
-//! when it has taken or rejected all packets that came before it on the link.
+//! 32 to 43 are extensions, for peers that have answered a Hello. due ignores operations that it does not know. A node answers Ping
+//! when it has taken or rejected all packets that came before it on the link. Once it has rejected a packet of a connection since the
+//! user is elsewhere, it rejects those that come after it as well, until Collected tells that the gate has them all back.
 //!
 //! 38 to 42 are for [resume](super::gate). A gate sends Take to the gate that has issued a token; the code of a refusal is 256
 //! plus the number of its [reason](super::packet::ResumeRefusal). It sends GiveBack to that gate if nothing came of it, also if it got

@@ -32,10 +32,11 @@ pub enum Op {
     Leave = 40,
     GiveBack = 41,
     PassOn = 42,
+    Collected = 43,
 }
 
 impl Op {
-    const ALL: [Op; 28] = [
+    const ALL: [Op; 29] = [
         Op::Handshake,
         Op::Bind,
         Op::Unbind,
@@ -64,6 +65,7 @@ impl Op {
         Op::Leave,
         Op::GiveBack,
         Op::PassOn,
+        Op::Collected,
     ];
 
     /// Returns the number on the wire.
@@ -77,7 +79,7 @@ impl Op {
     pub fn from_code(code: u8) -> Option<Self> {
         let at = match code {
             1..=17 => code - 1,
-            32..=42 => code - 32 + 17,
+            32..=43 => code - 32 + 17,
             _ => return None,
         };
         Some(Self::ALL[usize::from(at)])

@@ -199,6 +199,11 @@ pub enum Request<'a> {
         /// The packet.
         packet: &'a [u8],
     },
+    /// Tells a node that the gate has back what that has rejected of a connection. What follows may be taken again.
+    Collected {
+        /// The connection.
+        cid: i64,
+    },
 }
 
 /// The part of Hello that both sides send, so that each can prove that it has the secret.
@@ -244,6 +249,7 @@ impl<'a> Request<'a> {
             Request::Leave { .. } => Op::Leave,
             Request::GiveBack { .. } => Op::GiveBack,
             Request::PassOn { .. } => Op::PassOn,
+            Request::Collected { .. } => Op::Collected,
         }
     }
 
@@ -361,6 +367,7 @@ impl<'a> Request<'a> {
                 disconnect,
                 packet: body.rest(),
             },
+            Op::Collected => Request::Collected { cid: body.i64()? },
         };
         body.end()?;
         Ok(request)
@@ -471,7 +478,7 @@ impl<'a> Request<'a> {
                 parts.put(&last.to_be_bytes());
                 parts.text = token.as_bytes();
             }
-            Request::Leave { cid } => parts.put(&cid.to_be_bytes()),
+            Request::Leave { cid } | Request::Collected { cid } => parts.put(&cid.to_be_bytes()),
             Request::GiveBack { cid, uid } => {
                 parts.put(&cid.to_be_bytes());
                 parts.put(&uid.to_be_bytes());

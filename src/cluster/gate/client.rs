@@ -105,8 +105,9 @@ pub(super) struct Place {
     pub(super) nid: Arc<str>,
     /// The number of the last one on the way to that node.
     pub(super) last: u64,
-    /// True if the node has rejected one, or takes no more.
-    pub(super) has_left: bool,
+    pub(super) left: Left,
+    /// True if the node has rejected one, and does not know that all of them are back.
+    pub(super) rejects: bool,
     /// The number of times that the locator still named it then.
     pub(super) tries: u32,
 }
@@ -117,10 +118,21 @@ impl Place {
             alias,
             nid,
             last: 0,
-            has_left: false,
+            left: Left::No,
+            rejects: false,
             tries: 0,
         }
     }
+}
+
+/// True if the user of a client has left a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    No,
+    /// The node has rejected a packet. The user may have come back since.
+    Moved,
+    /// The node takes no more.
+    Ended,
 }
 
 /// A packet of a stateful route, with its user when it was read.
@@ -129,6 +141,8 @@ pub(super) struct Held {
     /// Its place among those of its connection.
     pub(super) order: u64,
     pub(super) uid: i64,
+    /// The number of times that it was tried at a node that has rejected it.
+    pub(super) tries: u32,
     pub(super) bytes: Box<[u8]>,
 }
 
@@ -220,11 +234,11 @@ impl Client {
         self.returned.insert(place, packet);
     }
 
-    /// Notes that a node takes no more packets of this client.
-    pub(super) fn leave(&mut self, nid: &str) {
+    /// Notes that a node has rejected a packet of this client.
+    pub(super) fn leave(&mut self, nid: &str, left: Left) {
         let places = self.places.iter_mut();
         for place in places.filter(|place| &*place.nid == nid) {
-            place.has_left = true;
+            (place.left, place.rejects) = (left, true);
         }
     }
 

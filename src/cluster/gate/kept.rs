@@ -383,6 +383,7 @@ mod tests {
         let packet = Held {
             order: 0,
             uid: 7,
+            tries: 0,
             bytes: data.into(),
         };
         || packet

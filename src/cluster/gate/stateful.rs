@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::{Client, Held, Place, Wait};
+use super::client::{Client, Held, Left, Place, Wait};
 use super::clients::{deliver, pause, resume};
 use super::handler::{GateReactor, Session};
 use super::kept::{Asked, Notice, PacketKey, Returned};
 use super::stats::RefusedPacket;
 use crate::cluster::Error;
 use crate::cluster::dispatch::{Dispatch, Source};
-use crate::cluster::drpc::RejectReason;
+use crate::cluster::drpc::{RejectReason, Request};
 use crate::cluster::locator::Located;
 use crate::cluster::packet::{Packet, PacketFrame, ResumeRefusal};
 use crate::engine::handler::{Action, Conn, Reactor};
@@ -19,7 +19,8 @@ use crate::engine::slots::ConnId;
 /// The longest time for which packets are kept before their node is asked about them.
 const ASK_AFTER: Duration = Duration::from_millis(20);
 
-/// The number of times that the locator is asked for a user that has left a node, while it still names that node.
+/// The number of times that the locator is asked for a user that has left a node, while it still names that node. A node whose user
+/// may have come back is tried again each time.
 const TRIES: u32 = 6;
 
 /// The time before the first of them. Each next one comes after twice the time, so that it is tried for 1.3 s.
@@ -37,6 +38,7 @@ pub(super) struct Found {
 struct Outgoing<'p> {
     order: u64,
     uid: i64,
+    tries: u32,
     packet: Packet<'p>,
     whole: &'p [u8],
 }
@@ -48,9 +50,13 @@ enum Step {
     Wait(Wait),
 }
 
-/// Returns true if a rejected packet is for the node where its user is by now.
-fn follows(reason: RejectReason) -> bool {
-    matches!(reason, RejectReason::Moved | RejectReason::Draining)
+/// Tells how a user has left a node, if a rejected packet is for the node where the user is by now.
+fn follows(reason: RejectReason) -> Option<Left> {
+    match reason {
+        RejectReason::Moved => Some(Left::Moved),
+        RejectReason::Draining => Some(Left::Ended),
+        _ => None,
+    }
 }
 
 impl Outgoing<'_> {
@@ -58,6 +64,7 @@ impl Outgoing<'_> {
         Held {
             order: self.order,
             uid: self.uid,
+            tries: self.tries,
             bytes: self.whole.into(),
         }
     }
@@ -83,6 +90,7 @@ impl GateReactor {
         let outgoing = Outgoing {
             order: client.read,
             uid: self.sessions.uid(client.cid),
+            tries: 0,
             packet: *packet,
             whole,
         };
@@ -215,11 +223,11 @@ impl GateReactor {
             return;
         };
         // Nothing overtakes what comes back when the node has told about the rest.
-        if follows(reason) {
+        if let Some(left) = follows(reason) {
             reactor.with(id, |conn, session| {
                 if let Session::Client(client) = session {
                     (self.shared.locations).forget(self.sessions.uid(cid));
-                    client.leave(nid);
+                    client.leave(nid, left);
                     if client.wait != Wait::Nodes {
                         self.wait(conn, client, Wait::Nodes);
                     }
@@ -236,7 +244,7 @@ impl GateReactor {
                 continue;
             };
             reactor.with(id, |conn, session| match (session, returned.packet) {
-                (Session::Client(client), Some(packet)) if follows(reason) => {
+                (Session::Client(client), Some(packet)) if follows(reason).is_some() => {
                     self.shared.locations.forget(packet.uid);
                     client.take_back(packet);
                     if client.wait != Wait::Nodes {
@@ -289,6 +297,15 @@ impl GateReactor {
         if std::mem::replace(&mut client.wait, Wait::Nothing).is_counted() {
             self.counters().waiting.subtract(1);
         }
+        for place in &mut client.places {
+            if std::mem::take(&mut place.rejects) {
+                let collected = Request::Collected { cid: client.cid };
+                if let Err(error) = self.lanes.send(&place.nid, &collected, conn.now()) {
+                    log::debug!(target: "epicycle::cluster", "{} may reject for a while yet: {error}", place.nid);
+                }
+                self.is_pending = true;
+            }
+        }
         loop {
             let returned = client.returned.pop_front();
             let is_returned = returned.is_some();
@@ -301,6 +318,7 @@ impl GateReactor {
             let outgoing = Outgoing {
                 order: held.order,
                 uid: held.uid,
+                tries: held.tries,
                 packet,
                 whole: &held.bytes,
             };
@@ -317,7 +335,7 @@ impl GateReactor {
             }
         }
         for place in &mut client.places {
-            (place.has_left, place.tries) = (false, 0);
+            (place.left, place.tries) = (Left::No, 0);
         }
         resume(conn, client);
     }
@@ -327,7 +345,7 @@ impl GateReactor {
         &mut self,
         conn: &mut Conn<'_, Self>,
         client: &mut Client,
-        outgoing: Outgoing<'_>,
+        mut outgoing: Outgoing<'_>,
         found: Option<Found>,
     ) -> Step {
         let Outgoing {
@@ -374,8 +392,14 @@ impl GateReactor {
             }
         };
         let place = &mut client.places[place];
-        if place.nid == nid && place.has_left {
-            return self.await_move(place, &mut client.retry_after, uid);
+        if place.nid == nid && place.left != Left::No {
+            place.tries = place.tries.max(outgoing.tries);
+            let has_waited = place.tries > outgoing.tries;
+            if !has_waited || place.left == Left::Ended {
+                return self.await_move(place, &mut client.retry_after, uid);
+            }
+            // The locator still has the user there.
+            place.left = Left::No;
         }
         if place.nid != nid {
             if !self.kept.is_decided(&place.nid, place.last) {
@@ -383,6 +407,7 @@ impl GateReactor {
             }
             *place = Place::new(place.alias.clone(), nid);
         }
+        outgoing.tries = place.tries;
         let Dispatch::To(node) = self.table.located(Some(&place.nid)) else {
             return Step::Refused(RefusedPacket::NotLocated);
         };
@@ -396,7 +421,7 @@ impl GateReactor {
             }
             // It has said Bye, and its users have left.
             Err(Error::Draining) => {
-                place.has_left = true;
+                place.left = Left::Ended;
                 self.await_move(place, &mut client.retry_after, uid)
             }
             Err(error) => Step::Refused(refusal_of(&error)),

@@ -74,6 +74,11 @@ impl Inbound {
         self.listener.peer()
     }
 
+    /// Returns true if the peer has said that it knows the extensions.
+    pub(in crate::cluster) fn knows_extensions(&self) -> bool {
+        self.listener.knows_extensions()
+    }
+
     /// Tells the peer that what it sent before has been done, and that no more is taken. Returns false if the peer does not know it.
     pub(in crate::cluster) fn bye<H: EventHandler>(&self, conn: &mut Conn<'_, H>) -> bool {
         let mut output = Vec::new();
@@ -81,7 +86,7 @@ impl Inbound {
         if let Err(error) = conn.write(&output) {
             log::debug!(target: "epicycle::cluster", "no goodbye to {}: {error}", self.name());
         }
-        self.listener.knows_extensions()
+        self.knows_extensions()
     }
 
     /// Tells the peer that a packet which it delivered was not taken, if it knows the extensions.

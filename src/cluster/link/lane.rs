@@ -583,7 +583,13 @@ impl<T> Lane<T> {
 fn needs_extensions(op: Op) -> bool {
     matches!(
         op,
-        Op::GetAddr | Op::GetToken | Op::Take | Op::Leave | Op::GiveBack | Op::PassOn
+        Op::GetAddr
+            | Op::GetToken
+            | Op::Take
+            | Op::Leave
+            | Op::GiveBack
+            | Op::PassOn
+            | Op::Collected
     )
 }
 

@@ -263,7 +263,7 @@ fn parties<'p>(
 fn serves(kind: Kind, op: Op) -> bool {
     match op {
         Op::GetState | Op::SetState | Op::Bye | Op::Ping => true,
-        Op::Trigger | Op::Deliver | Op::Leave => kind == Kind::Node,
+        Op::Trigger | Op::Deliver | Op::Leave | Op::Collected => kind == Kind::Node,
         _ => kind == Kind::Gate,
     }
 }

@@ -53,6 +53,10 @@ pub(super) enum What {
     CheckGate,
     /// A connection has ended, although its gate has not told so.
     Ended,
+    /// The gate has back what was rejected of the connection.
+    Collected {
+        link: ConnId,
+    },
     /// A gate did not tell whether the connection has ended.
     Unanswered,
 }
@@ -68,6 +72,8 @@ pub(super) struct Back {
     pub(super) seq: u64,
     /// The epoch of the link in which it came: see [`Undecided`].
     pub(super) epoch: u64,
+    /// True if it comes of a gate that tells when it has back what was rejected.
+    pub(super) is_collected: bool,
     /// True if the link has counted it as undecided.
     pub(super) is_counted: bool,
 }

@@ -54,6 +54,7 @@ mod handler;
 mod hooks;
 mod later;
 mod observed;
+mod rejecting;
 mod reply;
 mod room;
 mod router;

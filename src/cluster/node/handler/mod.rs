@@ -17,6 +17,7 @@ use self::serving::write_notes;
 use super::actor::run_timers;
 use super::context::{Core, Task};
 use super::hand_over::{Found, Item, Note, Sender, Undecided, Waiting};
+use super::rejecting::Rejecting;
 use super::router::Router;
 #[cfg(doc)]
 use super::shared::Shared;
@@ -47,6 +48,7 @@ pub(super) struct NodeReactor<T> {
     notes: Vec<Vec<(ConnId, Note)>>,
     /// The users of the connections that this reactor knows of, by gate. Empty if nobody wants to know of their end.
     connections: BTreeMap<Arc<str>, Known>,
+    rejecting: Rejecting,
     /// The users that were handed over, since the node is about to stop.
     left: HashSet<i64>,
     /// The locator's answer for the packet that has asked, which is performed next.
@@ -84,6 +86,7 @@ impl<T: 'static> NodeReactor<T> {
             outgoing: (0..reactors).map(|_| Vec::new()).collect(),
             notes: (0..reactors).map(|_| Vec::new()).collect(),
             connections: BTreeMap::new(),
+            rejecting: Rejecting::default(),
             left: HashSet::new(),
             found: None,
             alarm: None,

@@ -44,9 +44,20 @@ impl<T: 'static> NodeReactor<T> {
             return true;
         };
         if route.spec.stateful {
+            let now = self.core.now;
+            let collected = back.link.filter(|_| back.is_collected);
+            if collected.is_some_and(|link| self.rejecting.contains(link, cid, now)) {
+                self.refuse(client, whole, back, Some(RejectReason::Moved));
+                return true;
+            }
             match self.find_user(uid) {
                 Place::Here => {}
                 Place::Elsewhere(reason) => {
+                    if reason == RejectReason::Moved
+                        && let Some(link) = collected
+                    {
+                        self.rejecting.begin(link, cid, now);
+                    }
                     self.refuse(client, whole, back, Some(reason));
                     return true;
                 }
@@ -234,6 +245,7 @@ impl<T: 'static> NodeReactor<T> {
             link: None,
             seq: 0,
             epoch: 0,
+            is_collected: false,
             is_counted: false,
         };
         let what = What::Packet { packet, back };

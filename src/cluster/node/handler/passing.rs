@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Link, NodeReactor};
 use crate::cluster::node::hand_over::{Item, What};
 use crate::engine::handler::Reactor;
+use crate::engine::slots::ConnId;
 
 impl<T: 'static> NodeReactor<T> {
     /// Forgets a connection, when all that came of it is done.
@@ -26,6 +27,23 @@ impl<T: 'static> NodeReactor<T> {
                     what,
                 },
             );
+        }
+    }
+
+    /// Takes the packets of a connection again. Those that come by this link were rejected.
+    pub(super) fn on_collected(&mut self, link: &Link, id: ConnId, cid: i64) {
+        let owner = match self.outgoing.len() {
+            1 => Some(0),
+            _ => link.owners.get(&cid).copied(),
+        };
+        if let Some(owner) = owner {
+            let item = Item {
+                from: link.sender.clone(),
+                cid,
+                uid: 0,
+                what: What::Collected { link: id },
+            };
+            self.assign(owner, item);
         }
     }
 
@@ -160,6 +178,7 @@ impl<T: 'static> NodeReactor<T> {
             What::Left => {
                 self.forget(&from.id, cid);
             }
+            What::Collected { link } => self.rejecting.end(link, cid),
             What::Await { fence } => self.waiting.hold(&from, (cid, uid), fence),
             What::LinksEnded => self.on_links_ended(&from),
             What::LinksBegan => self.on_links_began(&from),

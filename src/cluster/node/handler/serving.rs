@@ -70,6 +70,9 @@ impl<T: 'static> NodeReactor<T> {
                     link: Some(conn.id()),
                     seq,
                     epoch: link.undecided.epoch(),
+                    is_collected: cid != 0
+                        && !link.sender.is_node
+                        && link.inbound.knows_extensions(),
                     is_counted: false,
                 };
                 self.on_deliver(link, (cid, uid), packet, back);
@@ -86,6 +89,10 @@ impl<T: 'static> NodeReactor<T> {
             }
             drpc::Request::Leave { cid } => {
                 self.on_leave(link, cid);
+                self.settle(&mut conn.reactor());
+            }
+            drpc::Request::Collected { cid } => {
+                self.on_collected(link, conn.id(), cid);
                 self.settle(&mut conn.reactor());
             }
             drpc::Request::GetState => {
