@@ -11,6 +11,7 @@ use epicycle::Addr;
 use epicycle::cluster::client::Client;
 use epicycle::cluster::drpc::{Answer, Code, Hello, NONCE, Request, VERSION, Value};
 use epicycle::cluster::link::LaneOptions;
+use epicycle::cluster::locator::Locator;
 use epicycle::cluster::packet::{Control, ResumeRefusal};
 use epicycle::cluster::registry::{Instance, Registry};
 use epicycle::cluster::{Error, Event, Kind};
@@ -266,6 +267,32 @@ fn the_window_ends_for_a_user_who_was_handed_over_to_nobody() {
     eventually("the end is told", || world.disconnects() == ended);
     let stats = world.gates[0].stats();
     assert_eq!((stats.away, stats.users, stats.windows_ended), (0, 0, 1));
+}
+
+#[test]
+fn a_gate_that_ends_tells_no_end_of_a_user_who_is_on_the_way_to_another_one() {
+    for arrives in [true, false] {
+        let mut world = World::new(options());
+        let _other = OtherGate::start(&world);
+        let old = world.player(0, 7);
+        old.cut();
+        world.await_away(0, 1);
+        let mut last = world.player(0, 8);
+        let mut claimant = Claimant::dial(&world, 0);
+        assert_eq!(claimant.take(5, &old), Ok(0));
+        let gate = world.gates.remove(0);
+        let ended = thread::spawn(move || gate.drain(Duration::ZERO));
+        // Then those are given up that nobody has claimed.
+        while last.wire.next().is_some() {}
+        if arrives {
+            let bound = world.cluster.locator().bind_gate(7, OTHER);
+            bound.expect("is in memory");
+        }
+        ended.join().expect("ends");
+        let gone = world.gone();
+        assert_eq!(gone.contains(&7), !arrives, "{gone:?}");
+        assert!(gone.contains(&8));
+    }
 }
 
 #[test]

@@ -138,10 +138,13 @@ impl GateReactor {
         if away.ends <= reactor.now() {
             return self.end_window(cid, reactor);
         }
-        let next = away.next.take();
-        self.watch_away(cid, reactor);
-        if let Some((claim, reply)) = next {
-            self.take_user(claim, reply, reactor);
+        match away.next.take() {
+            Some((claim, reply)) => {
+                self.watch_away(cid, reactor);
+                self.take_user(claim, reply, reactor);
+            }
+            None if self.shared.is_closing() => self.end_away(cid, reactor),
+            None => self.watch_away(cid, reactor),
         }
     }
 

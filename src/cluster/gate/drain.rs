@@ -68,14 +68,20 @@ impl Gate {
         on_all(engine, |_| {
             |gate: &mut GateReactor, reactor: &mut Reactor<'_, GateReactor>| {
                 gate.say_goodbye(reactor);
-                gate.end_all_away(reactor);
+                gate.end_away_users(false, reactor);
                 end_clients(reactor, false);
                 reactor.request_turn_end();
             }
         });
         let ends = Instant::now().checked_add(CLOSING);
-        self.wait(ends, |stats| stats.connections == 0);
-        on_all(engine, |_| |_, reactor| end_clients(reactor, true));
+        self.wait(ends, |stats| stats.connections == 0 && stats.away == 0);
+        on_all(engine, |_| {
+            |gate: &mut GateReactor, reactor: &mut Reactor<'_, GateReactor>| {
+                gate.end_away_users(true, reactor);
+                end_clients(reactor, true);
+                reactor.request_turn_end();
+            }
+        });
         let ends = Instant::now().checked_add(CLOSING);
         self.wait(ends, |stats| stats.connections == 0);
         self.shared.enter(DrainStage::Leaves);

@@ -417,7 +417,7 @@ impl EventHandler for GateReactor {
 
     fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
         self.say_goodbye(reactor);
-        self.end_all_away(reactor);
+        self.end_away_users(true, reactor);
         self.say_bye(reactor);
     }
 

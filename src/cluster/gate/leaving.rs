@@ -210,15 +210,14 @@ impl GateReactor {
         }
     }
 
-    pub(super) fn end_all_away(&mut self, reactor: &mut Reactor<'_, Self>) {
+    /// Gives up the users that are away, since the gate is about to end; those that are on their way to another connection only if it
+    /// is `late`.
+    pub(super) fn end_away_users(&mut self, late: bool, reactor: &mut Reactor<'_, Self>) {
         for cid in self.away.keys().copied().collect::<Vec<_>>() {
-            match self
-                .away
-                .get(&cid)
-                .is_some_and(|away| away.stage.is_settled())
-            {
-                true => self.let_go(cid, reactor),
-                false => self.end_away(cid, reactor),
+            match self.away.get(&cid).map(|away| &away.stage) {
+                Some(Stage::Settled(..)) => self.let_go(cid, reactor),
+                Some(Stage::Claimed(_) | Stage::Handed(..)) if !late => {}
+                _ => self.end_away(cid, reactor),
             }
         }
     }

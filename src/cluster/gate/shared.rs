@@ -165,6 +165,11 @@ impl Shared {
         self.drain.store(stage as u8, Ordering::Relaxed);
     }
 
+    /// Returns true once those who are left are closed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.drain.load(Ordering::Relaxed) >= DrainStage::Closes as u8
+    }
+
     /// Returns the number of connections, or of users.
     pub(super) fn total(&self, users: bool) -> u64 {
         let gauges = self.counters.iter().map(|counters| match users {
