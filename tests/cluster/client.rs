@@ -10,7 +10,7 @@ use epicycle::Reconnect;
 use epicycle::cluster::Error;
 use epicycle::cluster::client::{Client, ClientBuilder, ClientEvent, Clients};
 use epicycle::cluster::drpc::{Code, Request};
-use epicycle::cluster::packet::PacketOptions;
+use epicycle::cluster::packet::{Control, PacketFrame, PacketOptions};
 use parking_lot::Mutex;
 
 use crate::gate::World;
@@ -72,6 +72,7 @@ fn note_events(builder: ClientBuilder) -> (ClientBuilder, Receiver<&'static str>
             },
             ClientEvent::Goodbye { .. } => "replaced",
             ClientEvent::ConnectFailed { .. } => "failed",
+            ClientEvent::ResumeRefused { .. } => "refused",
             _ => "another",
         };
         let _ = sender.send(name);
@@ -427,4 +428,79 @@ fn a_client_speaks_with_a_gate_over_tcp_and_over_websocket() {
     let error = Client::builder().connect(format!("ws://{addr}/other"));
     let error = error.expect_err("nothing is there").to_string();
     assert!(error.contains("404"), "{error}");
+}
+
+/// Returns a client that has a token, and lets its gate see how it comes back.
+fn resuming(builder: ClientBuilder) -> (ScriptedGate, Client, Wire) {
+    let gate = ScriptedGate::new();
+    let (client, wire) = gate.connect(builder.reconnect(quickly()));
+    client.set_resume_token("a token").expect("is running");
+    (gate, client, wire)
+}
+
+/// Waits until a client has tried to come back. Returns the number of the last packet that it says to have.
+fn resumed_after(wire: &mut Wire) -> u64 {
+    loop {
+        let bytes = wire.next().expect("is open");
+        match PacketOptions::default().decode_message(&bytes) {
+            Ok(PacketFrame::Control(Control::Resume { last, .. })) => return last,
+            Ok(_) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn control(control: &Control<'_>) -> Vec<u8> {
+    let packet = PacketOptions::default().encode_control(control);
+    packet.expect("is short").as_bytes().to_vec()
+}
+
+#[test]
+fn a_request_fails_in_time_though_no_gate_is_there_when_its_client_would_come_back() {
+    let (sender, receiver) = mpsc::channel();
+    let builder = Client::builder()
+        .call_timeout(Duration::from_millis(300))
+        .route(7, move |cx, _| {
+            let sender = sender.clone();
+            let asked = cx.request(8, b"", move |_, reply| {
+                let _ = sender.send(reply.map(<[u8]>::len));
+            });
+            asked.expect("is sent");
+        });
+    let (gate, _client, wire) = resuming(builder);
+    drop(wire);
+    let mut wire = gate.accept();
+    resumed_after(&mut wire);
+    wire.send(packet(7, 0, "ask"));
+    // The request.
+    wire.next().expect("is open");
+    drop((gate, wire));
+    let reply = next(&receiver);
+    assert!(matches!(reply, Err(Error::Timeout { .. })), "{reply:?}");
+}
+
+#[test]
+fn a_client_counts_as_its_gate_does_if_that_takes_it_back_late() {
+    let (came, comes) = mpsc::channel();
+    let builder = Client::builder()
+        .call_timeout(Duration::from_millis(100))
+        .route(7, move |_, _| came.send(()).expect("is awaited"));
+    let (builder, events) = note_events(builder);
+    let (gate, client, mut wire) = resuming(builder);
+    for _ in 0..5 {
+        wire.send(packet(7, 0, "before"));
+        next(&comes);
+    }
+    drop(wire);
+    let mut wire = gate.accept();
+    assert_eq!(resumed_after(&mut wire), 5);
+    wire.send(packet(7, 0, "which the gate does not count"));
+    next(&comes);
+    while next(&events) != "refused" {}
+    wire.send(control(&Control::Resumed { count: 1 }));
+    wire.send(packet(7, 0, "missed"));
+    next(&comes);
+    client.set_resume_token("another one").expect("is running");
+    drop(wire);
+    assert_eq!(resumed_after(&mut gate.accept()), 6);
 }

@@ -223,6 +223,7 @@ impl ClientBuilder {
             at: 0,
             resume_token: None,
             resuming: None,
+            given_up: None,
             count: 0,
             acked: 0,
             conn: None,

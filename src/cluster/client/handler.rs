@@ -343,6 +343,13 @@ impl EventHandler for ClientReactor {
         };
         link.conn = None;
         link.set_connected(false);
+        if !link.calls.is_empty() {
+            reactor.schedule(link.call_timeout, move |handler, reactor| {
+                if let Some(client) = handler.clients.get_mut(&token) {
+                    client.link.fail_late(reactor.now());
+                }
+            });
+        }
         // The gate may not have got the token, and then it is still good.
         if let Some(Resuming { token: text, last }) = link.resuming.take() {
             (link.resume_token, link.count) = (Some(text), last);
@@ -358,12 +365,6 @@ impl EventHandler for ClientReactor {
         };
         if link.resume_token.is_none() || delay.is_none() {
             link.fail_calls();
-        } else if !link.calls.is_empty() {
-            reactor.schedule(link.call_timeout, move |handler, reactor| {
-                if let Some(client) = handler.clients.get_mut(&token) {
-                    client.link.fail_late(reactor.now());
-                }
-            });
         }
         let event = ClientEvent::Disconnected { reason: &reason };
         self.tell_end(token, event, delay, reactor);

@@ -42,6 +42,8 @@ pub(super) struct Link {
     pub(super) resume_token: Option<String>,
     /// The attempt to take it back, until the gate has answered.
     pub(super) resuming: Option<Resuming>,
+    /// The number of the last packet before one that was given up, since the gate was silent: it may answer late.
+    pub(super) given_up: Option<u64>,
     /// The number of packets received, but for heartbeats and control packets.
     pub(super) count: u64,
     /// The number that the gate was told last.
@@ -213,6 +215,7 @@ impl Link {
     pub(super) fn begin(&mut self, wire: &mut dyn Wire) -> bool {
         let last = std::mem::take(&mut self.count);
         self.acked = 0;
+        self.given_up = None;
         let Some(token) = self.resume_token.take() else {
             self.introduce(wire);
             return true;
@@ -240,6 +243,10 @@ impl Link {
     /// Goes on as before: the user is back. Requests under way wait on.
     fn resumed(&mut self, handlers: &mut Handlers, wire: &mut dyn Wire, missed: u32) {
         let Some(resuming) = self.resuming.take() else {
+            // The application has begun anew. But the gate counts on.
+            if let Some(last) = self.given_up.take() {
+                (self.count, self.acked) = (last, last);
+            }
             return;
         };
         self.count = resuming.last;
@@ -335,6 +342,7 @@ impl Link {
             HEARTBEAT => return self.beat(wire),
             // A gate that does not know how is silent.
             RESUMING => {
+                self.given_up = self.resuming.as_ref().map(|resuming| resuming.last);
                 self.refused(handlers, wire, ResumeRefusal::Unavailable);
                 return true;
             }
