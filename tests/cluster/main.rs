@@ -52,6 +52,7 @@ mod program;
 mod registry;
 mod resume;
 mod resume_faults;
+mod resume_late;
 mod rig;
 mod room;
 mod shared;

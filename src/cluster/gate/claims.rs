@@ -18,7 +18,7 @@ use crate::engine::handler::Reactor;
 
 /// The time within which a user that was handed over has to be on its new connection. It is shorter than the usual time for an answer
 /// to Take, so that the next claim can still have the user.
-const HANDING_OVER: Duration = Duration::from_secs(2);
+pub(super) const HANDING_OVER: Duration = Duration::from_secs(2);
 
 /// The number of claims of a reactor that wait for nodes.
 const MAX_ORDERING: usize = 4096;
@@ -112,8 +112,10 @@ impl GateReactor {
 
     /// Takes a user back whose claim has come to nothing.
     pub(super) fn abandon(&mut self, uid: i64, heir: &Heir, reactor: &mut Reactor<'_, Self>) {
-        self.ordering
-            .retain(|_, pending| pending.claim.heir != *heir);
+        self.ordering.retain(|_, Pending { claim, .. }| {
+            let is_it = claim.uid == uid && claim.heir == *heir;
+            !is_it
+        });
         let Some(cid) = self.shared.users.find(uid) else {
             return;
         };

@@ -101,6 +101,7 @@ impl GateReactor {
         if client.wait.is_counted() {
             self.counters().waiting.subtract(1);
         }
+        self.held_up.remove(&client.cid);
         self.is_pending = true;
         // Its user has gone to another connection before this one was lost.
         if self.away.contains_key(&client.cid) {

@@ -25,6 +25,8 @@ struct Way {
     bytes: usize,
     /// The packets that the node has rejected since the last packets were decided. The same key may come several times.
     rejected: HashMap<PacketKey, Vec<RejectReason>>,
+    /// The number of these.
+    rejections: usize,
     /// The number of the last packet that was sent.
     sent: u64,
     /// The packets up to this number have been taken or rejected.
@@ -142,10 +144,12 @@ impl Kept {
             return false;
         };
         // A node that rejects more than it was sent is not believed.
-        if way.decided >= way.sent || way.rejected.len() > way.packets.len() {
+        let undecided = way.sent.saturating_sub(way.decided);
+        if undecided == 0 || way.rejections as u64 >= undecided + way.packets.len() as u64 {
             return false;
         }
         way.rejected.entry(key).or_default().push(reason);
+        way.rejections += 1;
         way.is_urgent = true;
         true
     }
@@ -284,6 +288,7 @@ impl Way {
                 }
                 self.bytes -= kept.weight();
                 if let Some(reason) = self.rejected.get_mut(&kept.key).and_then(Vec::pop) {
+                    self.rejections -= 1;
                     returned.push(Returned {
                         key: kept.key,
                         reason,
@@ -299,6 +304,7 @@ impl Way {
                 if later.contains(&key.0) {
                     return true;
                 }
+                self.rejections -= reasons.len();
                 returned.extend(reasons.drain(..).map(|reason| Returned {
                     key: *key,
                     reason,
@@ -496,6 +502,21 @@ mod tests {
         kept.retain(|nid| nid == "a");
         assert!(kept.is_decided("b", fourth));
         assert_eq!(kept.bytes(), 0);
+    }
+
+    #[test]
+    fn a_node_cannot_reject_more_than_it_was_sent() {
+        let mut kept = kept();
+        for seq in 1..=3 {
+            kept.keep("a", (5, 1, seq), held(b"data"));
+        }
+        let believed = (0..100).filter(|_| kept.reject("a", (5, 1, 2), RejectReason::Moved));
+        assert_eq!(believed.count(), 6);
+        kept.hurry("a");
+        assert_eq!(asked(&mut kept), [3]);
+        assert_eq!(kept.decided("a", Fence(3)).len(), 6);
+        kept.keep("a", (5, 1, 4), held(b"data"));
+        assert!(kept.reject("a", (5, 1, 4), RejectReason::Moved));
     }
 
     #[test]

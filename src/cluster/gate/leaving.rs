@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::away::{Away, Stage};
 use super::binding::report;
+use super::claims::HANDING_OVER;
 use super::client::Client;
 use super::handler::{GateReactor, Limbo, Session};
 use super::pushes::Pushes;
@@ -154,7 +155,10 @@ impl GateReactor {
             Stage::Waits => self.end_window(cid, reactor),
             Stage::Claimed(_) => {}
             // The locator knows if the one to whom the user was handed over has got it.
-            Stage::Handed(..) => self.ask_for(cid, reactor),
+            Stage::Handed(ref heir, _) => {
+                let heir = heir.clone();
+                self.ask_for(cid, heir, reactor);
+            }
             Stage::Settled(..) => self.let_go(cid, reactor),
         }
     }
@@ -165,7 +169,7 @@ impl GateReactor {
         self.end_away(cid, reactor);
     }
 
-    fn ask_for(&mut self, cid: i64, reactor: &mut Reactor<'_, Self>) {
+    fn ask_for(&mut self, cid: i64, heir: Heir, reactor: &mut Reactor<'_, Self>) {
         let uid = self.sessions.uid(cid);
         let (shared, engine, id) = (self.shared.clone(), reactor.engine().clone(), self.id);
         let asked = self.shared.pool.submit_ordered(uid as u64, move || {
@@ -173,6 +177,7 @@ impl GateReactor {
             let gate = gate.ok().flatten().filter(|gid| *gid != shared.ours.id);
             let task = Task::Inherited {
                 cid,
+                heir,
                 gate: gate.map(Arc::from),
             };
             report(&shared, &engine, id, Work { task, reply: None });
@@ -186,19 +191,31 @@ impl GateReactor {
     pub(super) fn inherited(
         &mut self,
         cid: i64,
+        heir: &Heir,
         gate: Option<&str>,
         reactor: &mut Reactor<'_, Self>,
     ) {
-        let Some(Away {
-            stage: Stage::Handed(heir, _),
-            ..
-        }) = self.away.get(&cid)
-        else {
+        let Some(away) = self.away.get_mut(&cid) else {
             return;
         };
+        let Stage::Handed(by, until) = &mut away.stage else {
+            return;
+        };
+        // Another one may have it since the locator was asked.
+        if by != heir {
+            return;
+        }
         match (heir, gate) {
             (Heir::There(gid, _), Some(gate)) if **gid == *gate => self.settle_away(cid, reactor),
             (_, Some(_)) => self.replace_away(cid, reactor),
+            // Its gate waits for the locator still, and says if that comes to nothing. A later claim is that of a client which has
+            // given this one up.
+            (Heir::There(gid, _), None)
+                if away.next.is_none() && away.ends > reactor.now() && self.lanes.is_up(gid) =>
+            {
+                *until = reactor.now() + HANDING_OVER;
+                self.watch_away(cid, reactor);
+            }
             (_, None) => self.give_back(cid, reactor),
         }
     }

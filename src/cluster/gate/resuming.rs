@@ -49,9 +49,9 @@ impl GateReactor {
         let Some(options) = &shared.resume else {
             return Err(ResumeRefusal::Off);
         };
-        // One attempt for each connection, so that nobody can try tokens.
+        // One attempt for each connection, so that nobody can try tokens. One that has had a user may wait for its nodes still.
         let is_first = !std::mem::replace(&mut client.has_tried, true);
-        if !is_first || self.sessions.uid(client.cid) != 0 {
+        if !is_first || client.read > 0 || self.sessions.uid(client.cid) != 0 {
             return Err(ResumeRefusal::Invalid);
         }
         if self.said_goodbye {
@@ -138,10 +138,13 @@ impl GateReactor {
         taken: Result<TakenUser, ResumeRefusal>,
         reactor: &mut Reactor<'_, Self>,
     ) {
-        let taken = match taken {
+        let mut taken = match taken {
             Ok(taken) => taken,
             Err(refusal) => return self.fail_resume(cid, refusal, reactor),
         };
+        // Those that the connection is in by itself stay, whatever comes of this.
+        let own = self.sessions.channels(cid);
+        taken.channels.retain(|channel| !own.contains(channel));
         let channels = taken.channels.clone();
         let id = self.sessions.find(cid, 0).filter(|_| taken.uid == uid);
         let kept = id.and_then(|id| {
@@ -213,17 +216,26 @@ impl GateReactor {
     ) {
         let is_orphan = self.orphans.remove(&cid);
         let is_doubted = self.binding.remove(&cid) == Some(true);
-        self.shared.users.finish(uid, None);
-        if !confirmed {
+        let is_free = self.shared.users.finish(uid, None).is_free;
+        // A node may have unbound it meanwhile, or bound it to another connection.
+        let has_it = self.shared.users.find(uid) == Some(cid);
+        if !confirmed || !has_it {
             self.sessions.set_uid(cid, 0, 0);
-            if self.shared.users.release(uid, cid) {
+            if is_free || self.shared.users.release(uid, cid) {
                 self.forget(uid, None, reactor);
             }
+            let refusal = match confirmed {
+                true => ResumeRefusal::Expired,
+                false => ResumeRefusal::Unavailable,
+            };
             match is_orphan {
                 true => self.end_session(cid, reactor),
-                false => self.fail_resume(cid, ResumeRefusal::Unavailable, reactor),
+                false => self.fail_resume(cid, refusal, reactor),
             }
-            return self.return_user(from, (cid, uid), reactor);
+            if !confirmed {
+                self.return_user(from, (cid, uid), reactor);
+            }
+            return;
         }
         self.counters().resumed.add(1);
         self.trigger(Event::Reconnect, cid, uid, reactor.now());
@@ -321,13 +333,14 @@ impl GateReactor {
         let Some(id) = self.sessions.find(cid, 0) else {
             return;
         };
-        for channel in self.sessions.channels(cid) {
-            self.sessions.part(&channel, cid);
-        }
         reactor.with(id, |conn, session| {
             if let Session::Client(client) = session
                 && let Some(resuming) = client.resuming.take()
             {
+                let taken = resuming.taken.iter();
+                for channel in taken.flat_map(|taken| &taken.channels) {
+                    self.sessions.part(channel, cid);
+                }
                 self.refuse_resume(conn, refusal);
                 // Pushes that were passed on are for the user, and the old gate has them still.
                 let own = resuming.pending.iter();

@@ -271,6 +271,10 @@ impl GateReactor {
 
     /// Makes a client wait. Nothing is read from it meanwhile.
     fn wait(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client, wait: Wait) {
+        // It has sent nothing that a node could reject, whatever the node says.
+        if client.wait == Wait::Resume {
+            return;
+        }
         if !client.wait.is_counted() {
             self.counters().waiting.add(1);
         }

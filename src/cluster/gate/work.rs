@@ -69,9 +69,10 @@ pub(super) enum Task {
         from: Option<Arc<str>>,
         confirmed: bool,
     },
-    /// The locator has told the gate of the user of a connection that is away, if it is another one.
+    /// The locator has told the gate of the user of a connection that is away and was handed over, if it is another one.
     Inherited {
         cid: i64,
+        heir: Heir,
         gate: Option<Arc<str>>,
     },
     /// The answer to something that was done elsewhere.

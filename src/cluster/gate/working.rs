@@ -93,8 +93,8 @@ impl GateReactor {
                 self.resumed((cid, uid), from.as_deref(), confirmed, reactor);
                 return None;
             }
-            Task::Inherited { cid, gate } => {
-                self.inherited(cid, gate.as_deref(), reactor);
+            Task::Inherited { cid, heir, gate } => {
+                self.inherited(cid, &heir, gate.as_deref(), reactor);
                 return None;
             }
             Task::Answer(code) => (code, Value::None),
