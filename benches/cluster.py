@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-r"""Measures a gate and a node of a cluster, as processes on loopback, beside a length-field echo of the same bytes.
+r"""Measures a gate and a node of a cluster, as processes on loopback, beside a length-field echo of the same bytes, and beside two bare
+programs in C with the same connections, which look at no byte.
 
     benches/cluster.py                      everything: about ten minutes after the build
     benches/cluster.py --only rows          throughput and processor time; also: memory, broadcast, latency, instructions
@@ -115,6 +116,24 @@ class Echo:
         self.servers["echo"].stop()
 
 
+class Bare:
+    """The least that a gate and a node can cost: programs in C that pass bytes on and look at none."""
+
+    name = "bare relay"
+
+    def __init__(self, built, tracer=()):
+        self.port, node_port = free_port(), free_port()
+        node = Process(NODE_CORE, compiled("bare"), "node", node_port)
+        # A look at its port would be taken for the gate.
+        time.sleep(0.2)
+        self.servers = {"gate": Process(GATE_CORE, *tracer, compiled("bare"), "gate", self.port, node_port), "node": node}
+        self.servers["gate"].await_port(self.port)
+
+    def stop(self):
+        for server in self.servers.values():
+            server.stop()
+
+
 def bare_load(port, clients, size, pipeline, seconds):
     """Runs the closed loop in C. Returns the part of a report that is used."""
     words = [compiled("closed_loop"), port, clients, size, pipeline, seconds]
@@ -160,21 +179,19 @@ def rows(built, rounds, seconds, wanted):
         print("| server | concurrency | size | sent | received | TPS | CPU of the gate, µs | of the node, µs | ratios to the echo |")
         print("|---|---|---|---|---|---|---|---|---|")
         for clients, size in wanted:
-            results = {Cluster: [], Echo: []}
+            results = {Cluster: [], Bare: [], Echo: []}
             for turn in range(rounds):
-                for kind in (Cluster, Echo)[:: 1 if turn % 2 == 0 else -1]:
+                for kind in list(results)[:: 1 if turn % 2 == 0 else -1]:
                     results[kind].append(run(kind, built, clients, size, pipeline, seconds))
+            echo = [cpu["echo"] for _, cpu in results[Echo]]
             for kind, runs in results.items():
                 tps = statistics.median(report["throughput"]["answers_per_s"] for report, _ in runs)
                 received = int(statistics.median(report["requests"]["answered"] for report, _ in runs))
                 failed = sum(report["requests"]["failed"] for report, _ in runs)
-                first = [cpu.get("gate", cpu.get("echo")) for _, cpu in runs]
-                cells = [f"{statistics.median(first):.2f}", "", ""]
-                if kind is Cluster:
-                    echo = [cpu["echo"] for _, cpu in results[Echo]]
-                    node = [cpu["node"] for _, cpu in runs]
-                    ratio = lambda of: statistics.median(a / b for a, b in zip(of, echo))
-                    cells = [cells[0], f"{statistics.median(node):.2f}", f"{ratio(first):.2f} and {ratio(node):.2f}"]
+                servers = [[cpu[server] for _, cpu in runs] for server in runs[0][1]]
+                cells = [f"{statistics.median(cpu):.2f}" for cpu in servers]
+                ratios = [f"{statistics.median(a / b for a, b in zip(cpu, echo)):.2f}" for cpu in servers]
+                cells = [*cells, " and ".join(ratios)] if kind is not Echo else [*cells, "", ""]
                 size_name = f"{size // 1024}KB"
                 print(f"| {kind.name} | {clients} | {size_name} | {received + failed:,} | {received:,} | {tps:,.0f} | {' | '.join(cells)} |", flush=True)
 

@@ -381,13 +381,14 @@ impl<'a> Request<'a> {
     /// or the frame longer than [`MAX_FRAME`](super::MAX_FRAME). Then nothing has been appended.
     #[inline]
     pub fn encode_into(&self, seq: u64, dst: &mut impl Sink) -> Result<(), Error> {
-        self.parts(seq)?.write(dst)
+        let header = if self.disconnects() { DISCONNECT } else { 0 };
+        let mut parts = Parts::new(header, self.op().code(), seq);
+        self.put(&mut parts)?;
+        parts.write(dst)
     }
 
     #[inline]
-    fn parts(&self, seq: u64) -> Result<Parts<'a>, Error> {
-        let header = if self.disconnects() { DISCONNECT } else { 0 };
-        let mut parts = Parts::new(header, self.op().code(), seq);
+    fn put(&self, parts: &mut Parts<'a>) -> Result<(), Error> {
         match *self {
             Request::Handshake { kind, id } => {
                 parts.put(&[kind]);
@@ -401,14 +402,14 @@ impl<'a> Request<'a> {
             Request::GetIp { target }
             | Request::IsOnline { target }
             | Request::GetAddr { target }
-            | Request::GetToken { target } => put_target(&mut parts, target),
+            | Request::GetToken { target } => put_target(parts, target),
             Request::Stat { scope } => parts.put(&[scope.code()]),
             Request::Disconnect { target, force } => {
-                put_target(&mut parts, target);
+                put_target(parts, target);
                 parts.put(&[force.into()]);
             }
             Request::Push { target, packet, .. } => {
-                put_target(&mut parts, target);
+                put_target(parts, target);
                 parts.packet = packet;
             }
             Request::Multicast {
@@ -417,7 +418,7 @@ impl<'a> Request<'a> {
                 packet,
                 ..
             } => {
-                put_targets(&mut parts, scope, targets)?;
+                put_targets(parts, scope, targets)?;
                 parts.packet = packet;
             }
             Request::Broadcast { scope, packet, .. } => {
@@ -444,7 +445,7 @@ impl<'a> Request<'a> {
                 targets,
                 channel: name,
             } => {
-                put_targets(&mut parts, scope, targets)?;
+                put_targets(parts, scope, targets)?;
                 parts.text = channel(name.as_bytes())?.as_bytes();
             }
             Request::Trigger { event, cid, uid } => {
@@ -460,7 +461,7 @@ impl<'a> Request<'a> {
                 parts.packet = packet;
             }
             Request::SetState { state } => parts.put(&[state]),
-            Request::Hello(hello) => hello.put(&mut parts),
+            Request::Hello(hello) => hello.put(parts),
             Request::Prove { mac } => parts.put(&mac),
             Request::Reject {
                 cid,
@@ -492,7 +493,7 @@ impl<'a> Request<'a> {
             }
             Request::GetState | Request::Bye | Request::Ping => {}
         }
-        Ok(parts)
+        Ok(())
     }
 
     fn disconnects(&self) -> bool {

@@ -115,7 +115,7 @@ impl<'a> Parts<'a> {
 
     /// Appends the frame to `dst`, unless it is too long.
     #[inline]
-    pub(super) fn write(mut self, dst: &mut impl Sink) -> Result<(), Error> {
+    pub(super) fn write(&mut self, dst: &mut impl Sink) -> Result<(), Error> {
         let len = self.len + 8 * self.targets.len() + self.text.len() + self.packet.len();
         if len > MAX_FRAME {
             return Err(Error::TooLarge {
@@ -127,8 +127,10 @@ impl<'a> Parts<'a> {
         let size = (len - 4) as u32;
         self.fixed[..4].copy_from_slice(&size.to_be_bytes());
         dst.put(&self.fixed[..self.len]);
-        for target in self.targets.iter() {
-            dst.put(&target.to_be_bytes());
+        if !self.targets.is_empty() {
+            for target in self.targets.iter() {
+                dst.put(&target.to_be_bytes());
+            }
         }
         if !self.text.is_empty() {
             dst.put(self.text);

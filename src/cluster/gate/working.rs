@@ -16,7 +16,7 @@ use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Conn, Reactor};
 
 /// The number of clients to whom is pushed in a turn. The rest wait for the next one, so that no other client does.
-const RECEIVERS_A_TURN: usize = 1000;
+const RECEIVERS_A_TURN: usize = 500;
 
 impl GateReactor {
     /// Does the tasks that wait, as many as a turn has room for.

@@ -1,7 +1,6 @@
 //! The listening side of a link, on the engine.
 
-use std::time::Instant;
-
+use super::clock::Clock;
 use super::{Identity, Listener, ListenerStats, Verdict};
 use crate::cluster::Error;
 use crate::cluster::chance::Chance;
@@ -12,8 +11,7 @@ use crate::engine::handler::{Action, Conn, EventHandler};
 pub(in crate::cluster) struct Inbound {
     listener: Listener,
     chance: Chance,
-    /// The moment from which times count.
-    began: Instant,
+    clock: Clock,
 }
 
 impl Inbound {
@@ -28,10 +26,12 @@ impl Inbound {
     ) -> Self {
         let listener = Listener::new(ours, secret);
         conn.set_timer(listener.deadline(), Self::SILENCE);
+        let mut clock = Clock::default();
+        clock.time(conn.now());
         Self {
             listener,
             chance: chance.clone(),
-            began: conn.now(),
+            clock,
         }
     }
 
@@ -45,7 +45,7 @@ impl Inbound {
         conn: &mut Conn<'_, H>,
         frame: Incoming<'a>,
     ) -> Result<Verdict<'a>, Error> {
-        let now = conn.now().saturating_duration_since(self.began);
+        let now = self.clock.time(conn.now());
         let mut output = Vec::new();
         let nonce = || self.chance.bytes();
         let verdict = (self.listener).receive(frame, now, nonce, &mut output);
@@ -58,8 +58,11 @@ impl Inbound {
     }
 
     /// Closes a connection that was silent for too long.
-    pub(in crate::cluster) fn on_timer<H: EventHandler>(&self, conn: &mut Conn<'_, H>) -> Action {
-        let now = conn.now().saturating_duration_since(self.began);
+    pub(in crate::cluster) fn on_timer<H: EventHandler>(
+        &mut self,
+        conn: &mut Conn<'_, H>,
+    ) -> Action {
+        let now = self.clock.time(conn.now());
         let left = self.listener.deadline().saturating_sub(now);
         if left.is_zero() {
             log::info!(target: "epicycle::cluster", "the link of {} was silent for too long", self.name());

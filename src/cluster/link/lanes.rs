@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use super::clock::Clock;
 use super::dialled::Dialled;
 use super::health::Health;
 use super::{Identity, Lane, LaneEvent, LaneOptions};
@@ -31,6 +32,8 @@ pub(in crate::cluster) struct Lanes<T> {
     /// By the token of their connections.
     lanes: FxHashMap<u64, Dialled<T>>,
     by_id: FxHashMap<String, u64>,
+    /// The lane of the last request. The next one is likely to be for the same peer.
+    recent: u64,
     last_token: u64,
     /// The lanes with something to write.
     changed: Vec<u64>,
@@ -38,8 +41,7 @@ pub(in crate::cluster) struct Lanes<T> {
     has_long: bool,
     /// True if the last request went to a lane that has much to send.
     is_loaded: bool,
-    /// The moment from which times count.
-    began: Option<Instant>,
+    clock: Clock,
     /// The time of the pending timer. Others that fire are out of date.
     timer: Option<Duration>,
     lost: Lost,
@@ -87,11 +89,12 @@ impl<T> Lanes<T> {
             tls: None,
             lanes: FxHashMap::default(),
             by_id: FxHashMap::default(),
+            recent: 0,
             last_token: 0,
             changed: Vec::new(),
             has_long: false,
             is_loaded: false,
-            began: None,
+            clock: Clock::default(),
             timer: None,
             lost: Lost::default(),
             chance: Chance::default(),
@@ -194,7 +197,7 @@ impl<T> Lanes<T> {
         now: Instant,
         is_sound: impl FnOnce(&Health, Duration) -> bool,
     ) -> Result<(), Error> {
-        let now = self.time(now);
+        let now = self.clock.time(now);
         let dialled = self.changing(id)?;
         if !is_sound(&dialled.health, now) {
             return Err(dialled.down());
@@ -233,7 +236,7 @@ impl<T> Lanes<T> {
         token: T,
         now: Instant,
     ) -> Result<(), (T, Error)> {
-        let now = self.time(now);
+        let now = self.clock.time(now);
         match self.changing(id) {
             Err(error) => Err((token, error)),
             Ok(dialled) if dialled.health.is_refused() => Err((token, dialled.down())),
@@ -277,7 +280,7 @@ impl<T> Lanes<T> {
         token: u64,
         conn: &mut Conn<'_, H>,
     ) -> bool {
-        let now = self.time(conn.now());
+        let now = self.clock.time(conn.now());
         let Some(dialled) = self.lanes.get_mut(&token) else {
             return false;
         };
@@ -297,7 +300,7 @@ impl<T> Lanes<T> {
         frame: Incoming<'_>,
         events: &mut impl FnMut(&Identity, LaneEvent<'_, T>),
     ) -> Action {
-        let now = self.time(conn.now());
+        let now = self.clock.time(conn.now());
         let dialled = self.lanes.get_mut(&token);
         let Some(dialled) = dialled.filter(|dialled| dialled.conn == Some(conn.id())) else {
             return Action::Close;
@@ -333,7 +336,7 @@ impl<T> Lanes<T> {
         reactor: &mut Reactor<'_, H>,
         events: &mut impl FnMut(&Identity, LaneEvent<'_, T>),
     ) {
-        let now = self.time(reactor.now());
+        let now = self.clock.time(reactor.now());
         let dialled = self.lanes.get_mut(&token);
         if let Some(dialled) = dialled.filter(|dialled| dialled.conn == Some(conn)) {
             dialled.lose(now, events);
@@ -347,7 +350,7 @@ impl<T> Lanes<T> {
         failed: &FailedConnect,
         reactor: &mut Reactor<'_, H>,
     ) {
-        let now = self.time(reactor.now());
+        let now = self.clock.time(reactor.now());
         if let Some(dialled) = self.lanes.get_mut(&failed.token) {
             let level = match failed.error {
                 ConnectError::Tls(_) => log::Level::Warn,
@@ -408,7 +411,7 @@ impl<T> Lanes<T> {
             return;
         }
         self.timer = None;
-        let now = self.time(reactor.now());
+        let now = self.clock.time(reactor.now());
         let lost = &mut self.lost;
         for (token, dialled) in &mut self.lanes {
             let theirs = &dialled.theirs;
@@ -448,7 +451,7 @@ impl<T> Lanes<T> {
         endpoint: &LinkEndpoint,
         reactor: &mut Reactor<'_, H>,
     ) {
-        let now = self.time(reactor.now());
+        let now = self.clock.time(reactor.now());
         let connect = Connect::to(format!("tcp://{}", endpoint.address()));
         let connect = self.secured(connect, endpoint);
         if let Some(dialled) = self.lanes.get_mut(&token)
@@ -535,17 +538,18 @@ impl<T> Lanes<T> {
 
     /// Returns the lane to a peer, which is about to have something to write.
     fn changing(&mut self, id: &str) -> Result<&mut Dialled<T>, Error> {
-        let token = self.by_id.get(id).copied();
-        let Some((token, dialled)) =
-            token.and_then(|token| Some((token, self.lanes.get_mut(&token)?)))
-        else {
+        if (self.lanes.get(&self.recent)).is_none_or(|dialled| dialled.theirs.id != id) {
+            // No lane has the token 0.
+            self.recent = self.by_id.get(id).copied().unwrap_or(0);
+        }
+        let Some(dialled) = self.lanes.get_mut(&self.recent) else {
             return Err(Error::LinkDown {
                 peer: id.to_owned(),
             });
         };
         if !dialled.is_changed {
             dialled.is_changed = true;
-            self.changed.push(token);
+            self.changed.push(self.recent);
         }
         Ok(dialled)
     }
@@ -570,14 +574,10 @@ impl<T> Lanes<T> {
             return;
         }
         self.timer = Some(first);
-        let delay = first.saturating_sub(self.time(reactor.now()));
+        let delay = first.saturating_sub(self.clock.time(reactor.now()));
         reactor.schedule(delay, move |handler, reactor| {
             handler.on_link_timer(reactor, first);
         });
-    }
-
-    fn time(&mut self, now: Instant) -> Duration {
-        now.saturating_duration_since(*self.began.get_or_insert(now))
     }
 }
 

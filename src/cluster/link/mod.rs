@@ -42,6 +42,7 @@
 //! ```
 
 mod calls;
+mod clock;
 mod dialled;
 mod events;
 mod health;

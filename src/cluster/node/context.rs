@@ -249,11 +249,12 @@ impl Core {
         Duration::from_nanos(took)
     }
 
-    /// Returns true if something must be done when the handlers of this callback have ended.
-    pub(super) fn is_unsettled(&self) -> bool {
+    /// Returns true if calls, timers or items are left from the handlers of this callback.
+    #[inline]
+    pub(super) fn has_calls(&self) -> bool {
         let has_calls = !self.ended.is_empty() || !self.released.is_empty();
         let has_timers = !self.timers.is_empty() || self.alarms.is_changed();
-        self.is_pending || self.has_new_peer || has_calls || has_timers
+        has_calls || has_timers || self.has_new_peer
     }
 }
 

@@ -138,10 +138,19 @@ impl<T: 'static> NodeReactor<T> {
     }
 
     /// Does what handlers have left to do. Calls that end in it are told in the next turn.
+    #[inline]
     fn settle(&mut self, reactor: &mut Reactor<'_, Self>) {
-        if !self.core.is_unsettled() {
-            return;
+        if self.core.has_calls() {
+            self.run_calls(reactor);
         }
+        self.core.lanes.flush_long(reactor);
+        if self.core.is_pending || self.core.has_calls() {
+            self.core.is_pending = true;
+            reactor.request_turn_end();
+        }
+    }
+
+    fn run_calls(&mut self, reactor: &mut Reactor<'_, Self>) {
         for item in std::mem::take(&mut self.core.released) {
             self.accept(item);
         }
@@ -158,11 +167,6 @@ impl<T: 'static> NodeReactor<T> {
         }
         if self.core.has_new_peer {
             self.dial(reactor);
-        }
-        self.core.lanes.flush_long(reactor);
-        if self.core.is_unsettled() {
-            self.core.is_pending = true;
-            reactor.request_turn_end();
         }
     }
 
