@@ -91,6 +91,11 @@ impl KcpCodec {
         self.beginning = input;
     }
 
+    /// Returns true if the peer is known to be at its address.
+    pub(super) fn is_proved(&self) -> bool {
+        self.kcp.as_ref().is_some_and(|kcp| kcp.is_proved())
+    }
+
     /// Returns the bytes that wait for the peer.
     pub(super) fn queued(&self) -> usize {
         self.kcp.as_ref().map_or(0, |kcp| kcp.queued())
@@ -136,7 +141,9 @@ where
         }
     };
     match kcp.input(datagram, now) {
-        Err(InputError::OtherConv(_)) if Kcp::opening(datagram).is_some() => Err(End::Replaced),
+        Err(InputError::OtherConv(_)) if !codec.begins && Kcp::opening(datagram).is_some() => {
+            Err(End::Replaced)
+        }
         Err(error) => {
             log::debug!(target: "epicycle::cluster", "a datagram of {} is dropped: {error}", conn.peer_addr());
             Ok(())

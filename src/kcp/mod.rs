@@ -272,6 +272,12 @@ impl Kcp {
         }
     }
 
+    /// Returns true if the peer is known to be at its address: it has acknowledged what was sent there. A [client](Self::client) need
+    /// not know.
+    pub fn is_proved(&self) -> bool {
+        self.allowance.is_none()
+    }
+
     /// Returns the number of datagrams that were lost, and repaired by the parity of others.
     pub fn repaired(&self) -> u64 {
         self.repaired

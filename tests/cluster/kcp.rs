@@ -461,7 +461,7 @@ fn ten_thousand_sessions_of_one_socket_are_told_apart() {
     let none = Duration::ZERO;
     let world = world(|gate| {
         gate.heartbeat(Default::default(), none)
-            .max_connections(CLIENTS as usize + 1)
+            .max_connections(2 * CLIENTS as usize + 2)
     });
     let mut kept = Wire::connect(&world);
     kept.send(HEARTBEAT);
@@ -477,6 +477,119 @@ fn ten_thousand_sessions_of_one_socket_are_told_apart() {
     assert_eq!(world.gate.stats().connections, u64::from(CLIENTS) + 1);
     kept.send(HEARTBEAT);
     kept.expect(HEARTBEAT);
+}
+
+#[test]
+fn forged_addresses_take_no_place_of_clients_that_are_there() {
+    const FORGED: u64 = 100;
+    let none = Duration::ZERO;
+    let world = world(|gate| gate.heartbeat(Default::default(), none).max_connections(40));
+    let mut there: Vec<Wire> = (0..10).map(|_| Wire::connect(&world)).collect();
+    let mut greet = |client: &mut Wire| {
+        client.send(HEARTBEAT);
+        client.expect(HEARTBEAT);
+        eventually("it has acknowledged", || {
+            client.receive();
+            client.kcp.check().is_none()
+        });
+    };
+    there.iter_mut().for_each(&mut greet);
+    let mut first = Vec::new();
+    let mut kcp = Kcp::client(1, &KcpOptions::new(), Instant::now());
+    kcp.send(HEARTBEAT).expect("there is room");
+    kcp.flush(Instant::now(), |datagram| first.extend(datagram));
+    let forged: Vec<UdpSocket> = (0..FORGED).map(|_| socket()).collect();
+    for (n, socket) in forged.iter().enumerate() {
+        socket.send_to(&first, addr(&world)).expect("is sent");
+        // Those that end make room at the end of a turn.
+        eventually("it has come", || {
+            let stats = world.gate.stats();
+            stats.connections + stats.unproved == 11 + n as u64
+        });
+    }
+    assert_eq!(world.gate.stats().unproved, FORGED - 20);
+    // Those that are there lose nothing, and others come in.
+    there.push(Wire::connect(&world));
+    there.iter_mut().for_each(&mut greet);
+    let stats = world.gate.stats();
+    assert_eq!((stats.unproved, stats.clients_refused), (FORGED - 19, 0));
+    assert_eq!(stats.connections, 11 + 19);
+
+    // One that proves its address is none of them any more.
+    let mut late = Wire::over(
+        forged.into_iter().next_back().expect("some"),
+        addr(&world),
+        1,
+    );
+    late.kcp = kcp;
+    late.expect(HEARTBEAT);
+    eventually("it has acknowledged", || {
+        late.receive();
+        late.kcp.check().is_none()
+    });
+    for _ in 0..3 {
+        socket().send_to(&first, addr(&world)).expect("is sent");
+    }
+    eventually("one more has ended", || {
+        world.gate.stats().unproved == FORGED - 18
+    });
+    there.push(late);
+    for client in &mut there {
+        client.send(HEARTBEAT);
+        client.expect(HEARTBEAT);
+    }
+}
+
+#[test]
+fn a_client_stays_when_a_stranger_opens_a_connection_in_its_gates_name() {
+    let gate = socket();
+    gate.set_read_timeout(Some(LONG)).expect("is possible");
+    let to = format!("kcp://{}", gate.local_addr().expect("has one"));
+    let client = Client::builder().call_timeout(LONG).connect(to);
+    let client = client.expect("connects");
+    let (sender, answers) = std::sync::mpsc::channel();
+    let asked = client.request_then(1, "hello", move |_, reply| {
+        let _ = sender.send(reply.map(<[u8]>::to_vec));
+    });
+    asked.expect("is sent");
+    let mut datagram = [0; 2048];
+    let (len, peer) = gate.recv_from(&mut datagram).expect("its request");
+    let conv = Kcp::opening(&datagram[..len]).expect("is the first");
+    let now = Instant::now();
+    let answer = |mut end: Kcp| {
+        end.send(&packet(1, 1, "answer")).expect("there is room");
+        end.flush(now, |datagram| {
+            gate.send_to(datagram, peer).expect("is sent");
+        });
+    };
+    answer(Kcp::client(conv ^ 1, &KcpOptions::new(), now));
+    let mut own = Kcp::server(conv, &KcpOptions::new(), now, 7);
+    own.input(&datagram[..len], now).expect("a datagram");
+    answer(own);
+    let reply = answers.recv_timeout(LONG).expect("comes");
+    assert_eq!(reply.expect("is an answer"), b"answer");
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn tls_over_kcp_is_refused() {
+    use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
+
+    let cert = crate::gate_tls::issued();
+    let identity = Identity::from_pem(cert.cert.pem(), cert.signing_key.serialize_pem());
+    let server = TlsServer::new(identity.expect("is sound")).expect("is sound");
+    let listener = ClientListener::at("kcp://127.0.0.1:0").tls(&server);
+    let started = epicycle::cluster::gate::Gate::builder()
+        .listen(listener)
+        .start();
+    let error = started.expect_err("cannot work").to_string();
+    assert!(error.contains("TLS does not go over KCP"), "{error}");
+
+    let roots = Roots::from_pem(cert.cert.pem()).expect("is sound");
+    let tls = TlsClient::new(&roots).expect("is sound");
+    let client = Client::builder().tls(&tls).connect("kcp://127.0.0.1:9");
+    let error = client.expect_err("cannot work").to_string();
+    assert!(error.contains("TLS does not go over KCP"), "{error}");
 }
 
 #[test]

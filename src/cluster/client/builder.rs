@@ -262,6 +262,13 @@ impl ClientBuilder {
         if let Err(error) = &connect.to {
             return Err(Error::argument("addr", error.to_string()));
         }
+        #[cfg(all(feature = "kcp", feature = "tls"))]
+        if self.tls.is_some() && address.is_kcp {
+            let problem = format!(
+                "TLS does not go over KCP, so not to {addr}; leave it out, or use tcp:// or ws://"
+            );
+            return Err(Error::argument("tls", problem));
+        }
         #[cfg(feature = "tls")]
         let connect = match &self.tls {
             Some(tls) => connect.tls(tls),

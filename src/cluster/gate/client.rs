@@ -54,6 +54,9 @@ pub(super) struct Client {
     pub(super) is_lost: bool,
     /// True if it is closed on purpose.
     pub(super) is_ended: bool,
+    /// True over KCP until the peer has proved its address.
+    #[cfg(feature = "kcp")]
+    pub(super) is_unproved: bool,
 }
 
 /// The part of a client in the load of the links.
@@ -216,6 +219,8 @@ impl Client {
             has_tried: false,
             is_lost: false,
             is_ended: false,
+            #[cfg(feature = "kcp")]
+            is_unproved: false,
         }
     }
 

@@ -55,6 +55,10 @@ impl GateReactor {
         if matches!(conn.codec(), Protocol::Packets(_) | Protocol::Kcp(_)) {
             self.enter(conn, &mut client);
         }
+        #[cfg(feature = "kcp")]
+        if matches!(conn.codec(), Protocol::Kcp(_)) {
+            self.open_unproved(conn, &mut client);
+        }
         Some(client)
     }
 
@@ -95,6 +99,8 @@ impl GateReactor {
         reason: &CloseReason,
     ) {
         self.shared.admission.release(client.ip);
+        #[cfg(feature = "kcp")]
+        self.prove(&mut client);
         if client.cid == 0 {
             return;
         }

@@ -15,6 +15,8 @@ use super::listener::Door;
 use super::resume::Claim;
 use super::shared::Shared;
 use super::stats::GateCounters;
+#[cfg(feature = "kcp")]
+use super::unproved::Unproved;
 use super::work::{Reply, Work};
 use crate::cluster::dispatch::RouteTable;
 use crate::cluster::drpc::FrameCodec;
@@ -87,6 +89,8 @@ pub(super) struct GateReactor {
     pub(super) last_order: u64,
     /// The moment at which the gate began, as far as this reactor knows.
     pub(super) started: Option<Instant>,
+    #[cfg(feature = "kcp")]
+    pub(super) unproved: Unproved,
 }
 
 /// Pushes and claims that come for a connection between its end and the callback that tells it.
@@ -150,6 +154,8 @@ impl GateReactor {
             ordering: FxHashMap::default(),
             last_order: 0,
             started: None,
+            #[cfg(feature = "kcp")]
+            unproved: Unproved::new(shared.most_unproved()),
             shared,
         }
     }

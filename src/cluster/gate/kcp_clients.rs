@@ -2,12 +2,47 @@
 
 use super::client::Client;
 use super::codec::Protocol;
-use super::handler::GateReactor;
+use super::handler::{GateReactor, Session};
 use crate::cluster::over_kcp::{self, End, KcpCodec};
 use crate::codec::{Codec, Decoded};
 use crate::engine::handler::{Action, Conn};
 
 impl GateReactor {
+    /// Notes that a client is new. The oldest one that is not known to be at its address ends, if there are too many: what forges
+    /// addresses takes no place of others then.
+    pub(super) fn open_unproved(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client) {
+        client.is_unproved = true;
+        self.unproved.add(conn.id());
+        let mut reactor = conn.reactor();
+        while let Some(oldest) = self.unproved.take_excess() {
+            let ended = reactor.with(oldest, |conn, session| match session {
+                Session::Client(client) if client.is_unproved => {
+                    (client.is_unproved, client.is_lost) = (false, true);
+                    conn.abort();
+                    true
+                }
+                _ => false,
+            });
+            if ended == Some(true) {
+                self.unproved.subtract();
+                self.counters().unproved.add(1);
+            }
+        }
+        let own = conn.id();
+        let mut reactor = conn.reactor();
+        self.unproved.tidy(|id| {
+            let is_unproved = |session: &Session| matches!(session, Session::Client(client) if client.is_unproved);
+            *id == own || reactor.with(*id, |_, session| is_unproved(session)) == Some(true)
+        });
+    }
+
+    /// Notes that a client has proved its address, or has ended.
+    pub(super) fn prove(&mut self, client: &mut Client) {
+        if std::mem::take(&mut client.is_unproved) {
+            self.unproved.subtract();
+        }
+    }
+
     /// Takes a datagram of a client.
     pub(super) fn on_client_datagram(
         &mut self,
@@ -17,6 +52,9 @@ impl GateReactor {
     ) -> Action {
         if let Err(end) = over_kcp::receive(conn, datagram) {
             return self.end_kcp(conn, client, &end);
+        }
+        if client.is_unproved && kcp(conn).is_some_and(|kcp| kcp.is_proved()) {
+            self.prove(client);
         }
         self.read_kcp(conn, client)
     }

@@ -187,9 +187,14 @@ impl ClientListener {
         self
     }
 
-    /// Uses TLS.
+    /// Uses TLS. Not for `kcp://`: KCP has no encryption, and TLS needs a stream.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: &TlsServer) -> Self {
+        #[cfg(feature = "kcp")]
+        if matches!(self.door, Door::Kcp(_)) && self.listen.is_ok() {
+            let problem = "TLS does not go over KCP; encrypt the data by a cipher (cluster::crypto), or use tcp:// or ws://";
+            self.listen = Err(Error::argument("tls", problem));
+        }
         self.listen = self.listen.map(|listen| listen.tls(tls));
         self
     }

@@ -83,6 +83,8 @@ mod simulated;
 mod stateful;
 mod stats;
 mod token;
+#[cfg(feature = "kcp")]
+mod unproved;
 mod watching;
 mod work;
 mod working;

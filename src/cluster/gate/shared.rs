@@ -144,6 +144,14 @@ impl Shared {
         self.entrances.of_links.admission()
     }
 
+    /// Returns the number of sessions over KCP on one reactor whose peers may be of forged addresses.
+    #[cfg(feature = "kcp")]
+    pub(super) fn most_unproved(&self) -> usize {
+        let is_kcp = |door: &&Door| matches!(door, Door::Kcp(_));
+        let listeners = self.doors.iter().filter(is_kcp).count().max(1);
+        self.options.max_connections / 2 / listeners
+    }
+
     /// Returns the metrics.
     pub(super) fn stats(&self) -> GateStats {
         let mut stats = GateStats::default();

@@ -81,6 +81,8 @@ metric_set! {
         clients_refused: counter,
         /// Clients closed, since they were silent for too long.
         silent: counter,
+        /// Clients over KCP closed, since too many had not proved their addresses: forged ones, most likely.
+        unproved: counter,
         /// Clients closed, since they had no user for too long.
         unauthorized: counter,
         /// Clients closed, since they did not read what was pushed to them.
