@@ -425,3 +425,16 @@ fn a_node_that_has_not_heard_of_a_move_asks_the_locator_before_it_rejects() {
     assert_eq!(deliver(), Code::Done);
     assert_eq!(ran.load(Ordering::Acquire), 1);
 }
+
+#[test]
+fn servers_clients_and_handles_can_be_shared_by_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<epicycle::cluster::gate::Gate>();
+    shared::<epicycle::cluster::node::Node>();
+    shared::<epicycle::cluster::node::Later>();
+    shared::<epicycle::cluster::node::ActorRef>();
+    shared::<epicycle::cluster::mesh::Mesh>();
+    shared::<epicycle::cluster::mesh::MeshClient>();
+    shared::<epicycle::cluster::client::Client>();
+    shared::<epicycle::cluster::admin::Admin>();
+}

@@ -1,5 +1,7 @@
 //! The functions of an application that are called when a node starts and ends.
 
+use parking_lot::Mutex;
+
 /// A stage in the life of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -16,18 +18,19 @@ pub enum Stage {
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// The hooks that have not been called yet.
+/// The hooks that have not been called yet. The lock is never waited for: with it threads may share a node, though not its hooks.
 #[derive(Default)]
-pub(super) struct Hooks(Vec<(Stage, Hook)>);
+pub(super) struct Hooks(Mutex<Vec<(Stage, Hook)>>);
 
 impl Hooks {
     pub(super) fn add(&mut self, stage: Stage, hook: impl FnOnce() + Send + 'static) {
-        self.0.push((stage, Box::new(hook)));
+        self.0.get_mut().push((stage, Box::new(hook)));
     }
 
     /// Calls those of a stage.
     pub(super) fn run(&mut self, stage: Stage) {
-        for (_, hook) in self.0.extract_if(.., |(of, _)| *of == stage) {
+        let hooks = self.0.get_mut();
+        for (_, hook) in hooks.extract_if(.., |(of, _)| *of == stage) {
             crate::panic::catch("epicycle::cluster", "a hook of a node", hook);
         }
     }
