@@ -1,8 +1,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use epicycle::cluster::gate::ResumeOptions;
+use epicycle::cluster::mesh::Mesh;
+use epicycle::cluster::node::Node;
 use epicycle::cluster::registry::{
     Directory, Instance, LinkEndpoint, MemoryRegistry, Registry, RouteSpec,
 };
@@ -399,28 +404,108 @@ fn a_server_whose_id_another_one_takes_says_so_once_and_leaves_the_record_to_it(
         let gate = cluster.gate().id("twin").listen("tcp://127.0.0.1:0");
         gate.start().expect("starts")
     };
+    let resuming = || {
+        let gate = cluster.gate().id("resuming").listen("tcp://127.0.0.1:0");
+        gate.resume(ResumeOptions::new()).start().expect("starts")
+    };
     let node = || cluster.node().id("twin").start().expect("starts");
+    let mesh = || {
+        let mesh = Mesh::builder()
+            .id("twin")
+            .registry(cluster.registry().clone());
+        mesh.service("empty", |_| {}).start().expect("starts")
+    };
     let (first_gate, first_node) = (gate(), node());
+    let (first_resuming, first_mesh) = (resuming(), mesh());
     let (second_gate, second_node) = (gate(), node());
-    for (kind, first, second) in [
-        ("gate", first_gate.link_addr(), second_gate.link_addr()),
-        ("node", first_node.link_addr(), second_node.link_addr()),
+    let (second_resuming, second_mesh) = (resuming(), mesh());
+    for (first, second) in [
+        (
+            format!("the gate twin at drpc://{}", first_gate.link_addr()),
+            second_gate.link_addr().to_string(),
+        ),
+        (
+            format!("the gate resuming at drpc://{}", first_resuming.link_addr()),
+            second_resuming.link_addr().to_string(),
+        ),
+        (
+            format!("the node twin at drpc://{}", first_node.link_addr()),
+            second_node.link_addr().to_string(),
+        ),
+        (
+            format!("the mesh twin at rpc://{}", first_mesh.addr()),
+            second_mesh.addr().to_string(),
+        ),
     ] {
-        let line = format!("the {kind} twin at drpc://{first}");
-        let both = [&*line, &second.to_string()];
+        let both = [&*first, &*second];
         eventually("the first one warns", || logs.have(Level::Warn, &both));
     }
-    drop((first_gate, first_node));
+    drop((first_gate, first_node, first_resuming, first_mesh));
     let registry = cluster.registry();
     for (kind, second) in [
         ("gate", second_gate.link_addr()),
         ("node", second_node.link_addr()),
     ] {
         let left = registry.services(kind).expect("is in memory");
-        assert!(left[0].endpoint.contains(&second.to_string()), "{left:?}");
+        let of_twin = left.iter().find(|record| record.id == "twin");
+        let is_seconds = of_twin.is_some_and(|twin| twin.endpoint.contains(&second.to_string()));
+        assert!(is_seconds, "{left:?}");
         let of_second = format!("the {kind} twin at drpc://{second}");
         assert_eq!(logs.with(&of_second), []);
     }
+}
+
+/// A registry that does not answer for a while.
+#[derive(Default)]
+struct Hanging {
+    lists: MemoryRegistry,
+    hangs: AtomicBool,
+    waiting: AtomicUsize,
+}
+
+impl Registry for Hanging {
+    fn register(&self, instance: &Instance) -> Result<(), Error> {
+        self.lists.register(instance)
+    }
+
+    fn deregister(&self, instance: &Instance) -> Result<(), Error> {
+        self.lists.deregister(instance)
+    }
+
+    fn services(&self, name: &str) -> Result<Vec<Instance>, Error> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        while self.hangs.load(Ordering::Acquire) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.lists.services(name)
+    }
+
+    fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
+        self.lists.watch(name)
+    }
+}
+
+#[test]
+fn a_state_is_registered_though_the_registry_does_not_tell_who_has_the_record() {
+    let registry = Arc::new(Hanging::default());
+    let alone = Node::builder().id("node-1").registry(registry.clone());
+    let alone = alone.start().expect("starts");
+    registry.hangs.store(true, Ordering::Release);
+    registry.register(&node("node-1")).expect("is allowed");
+    eventually("the node asks whose record it is", || {
+        registry.waiting.load(Ordering::Acquire) > 0
+    });
+    let (done, is_done) = mpsc::channel();
+    let setting = thread::spawn(move || {
+        let _ = done.send(alone.set_state(State::Busy));
+        alone
+    });
+    let set = is_done.recv_timeout(LONG);
+    registry.hangs.store(false, Ordering::Release);
+    set.expect("does not wait").expect("is registered");
+    let _alone = setting.join().expect("does not panic");
+    let listed = registry.lists.services("node").expect("is in memory");
+    assert_eq!(listed[0].state, State::Busy);
 }
 
 #[test]

@@ -490,10 +490,15 @@ impl Prepared {
             monitor.add(&observed);
             observed
         });
+        // A list of gates is watched for clients that come from others. In a simulated network there are no threads.
+        let owner = (shared.resume.is_none() && running.is_some())
+            .then(|| shared.registered.watch_owner())
+            .transpose()?;
         let gate = Gate {
             shared,
             addrs,
             running,
+            owner,
             #[cfg(feature = "testing")]
             followers: self.followers,
             following: Some(following),

@@ -99,6 +99,7 @@ use self::shared::Shared;
 use super::follower::Follower;
 #[cfg(feature = "testing")]
 use super::follower::Followers;
+use super::registry::OwnerWatch;
 use super::{Error, State};
 use crate::addr::Addr;
 use crate::engine::server::Running;
@@ -123,6 +124,7 @@ pub struct Gate {
     followers: Followers,
     /// They tell the reactors what has changed, and end after them.
     following: Option<Vec<Follower>>,
+    owner: Option<OwnerWatch>,
     /// Taken at the end, so that nobody asks the reactors any more.
     observed: Option<Arc<ObservedGate>>,
 }
@@ -169,6 +171,7 @@ impl Gate {
 impl Drop for Gate {
     fn drop(&mut self) {
         drop(self.observed.take());
+        drop(self.owner.take());
         self.shared.registered.deregister();
         if let Some(running) = self.running.take() {
             self.close_clients(running.engine());

@@ -34,17 +34,19 @@ pub(super) fn start(
         }
     })?;
     let mut following = vec![routes];
-    let mut gates = registry.watch(Kind::Gate.as_str())?;
-    if let Some(first) = gates.next() {
-        set_gates(shared, &first, engine);
-    }
-    let (to, ours) = (engine.clone(), shared.clone());
-    following.push(followers.follow("gates", gates, move |list| {
-        if let Some(list) = list {
-            ours.registered.check_owner(&list);
-            set_gates(&ours, &list, &to);
+    if shared.resume.is_some() {
+        let mut gates = registry.watch(Kind::Gate.as_str())?;
+        if let Some(first) = gates.next() {
+            set_gates(shared, &first, engine);
         }
-    })?);
+        let (to, ours) = (engine.clone(), shared.clone());
+        following.push(followers.follow("gates", gates, move |list| {
+            if let Some(list) = list {
+                ours.registered.check_list(&list);
+                set_gates(&ours, &list, &to);
+            }
+        })?);
+    }
     let changes = shared.locator.watch()?;
     let (shared, engine) = (shared.clone(), engine.clone());
     following.push(
@@ -61,9 +63,6 @@ pub(super) fn start(
 
 /// Tells all reactors the other gates that are registered, from which clients can come by a resume.
 fn set_gates(shared: &Shared, gates: &[Instance], engine: &Engine<GateReactor>) {
-    if shared.resume.is_none() {
-        return;
-    }
     let peers = peers(gates.iter().filter(|gate| gate.id != shared.ours.id));
     for reactor in 0..engine.reactors() {
         let peers = peers.clone();

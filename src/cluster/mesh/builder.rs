@@ -201,7 +201,9 @@ impl MeshBuilder {
         if let Some(monitor) = self.monitor {
             monitor.add(&shared);
         }
+        let owner = shared.registered.watch_owner()?;
         Ok(Mesh {
+            owner: Some(owner),
             shared,
             addr,
             scheme,

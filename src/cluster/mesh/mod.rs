@@ -49,7 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::monitor::Observed;
-use super::registry::Registered;
+use super::registry::{OwnerWatch, Registered};
 use super::{Error, Kind, State};
 use crate::metrics::Exposition;
 
@@ -70,6 +70,8 @@ pub struct Mesh {
     /// That of the transporter.
     scheme: String,
     drain: Duration,
+    /// Taken at the end.
+    owner: Option<OwnerWatch>,
 }
 
 /// The part of a mesh that an observer sees.
@@ -124,6 +126,7 @@ impl Drop for Mesh {
         if let Err(error) = self.set_state(State::Hang) {
             log::warn!(target: "epicycle::cluster", "the mesh {} stays in its state: {error}", self.id());
         }
+        drop(self.owner.take());
         self.shared.server.shutdown(self.drain);
         self.shared.registered.deregister();
     }

@@ -58,7 +58,7 @@ pub(super) fn watch<T: 'static>(
     let nodes = followers.follow("registry", nodes, move |list| {
         if let Some(list) = list {
             let mut servers = servers.lock();
-            servers.registered.check_owner(&list);
+            servers.registered.check_list(&list);
             servers.set_nodes(list);
             servers.tell();
         }

@@ -110,13 +110,12 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// Returns the error of [`Registry::services`].
+    /// Returns the error of [`Registry::find`].
     pub fn confirm(&self, name: &str, id: &str) -> Result<bool, Error> {
         if self.get(name, id).is_some() {
             return Ok(true);
         }
-        let services = self.registry.services(name)?;
-        Ok(services.iter().any(|instance| instance.id == id))
+        Ok(self.registry.find(name, id)?.is_some())
     }
 
     /// Returns a number that is higher after each change.

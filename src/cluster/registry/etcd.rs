@@ -252,6 +252,11 @@ impl Registry for EtcdRegistry {
         self.0.keys(name).list()
     }
 
+    fn find(&self, name: &str, id: &str) -> Result<Option<Instance>, Error> {
+        let record = self.0.find(name, id)?;
+        Ok(record.and_then(|record| read(id, &record)))
+    }
+
     fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
         self.0.keys(name).watch()
     }

@@ -28,6 +28,10 @@ impl<R: Registry> Registry for GuardedRegistry<R> {
         self.call(|registry| registry.services(name))
     }
 
+    fn find(&self, name: &str, id: &str) -> Result<Option<Instance>, Error> {
+        self.call(|registry| registry.find(name, id))
+    }
+
     fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
         self.call(|registry| registry.watch(name))
     }

@@ -50,7 +50,7 @@ pub use self::instance::{Instance, RouteSpec};
 pub use self::memory::MemoryRegistry;
 #[cfg(feature = "nacos")]
 pub use self::nacos::NacosRegistry;
-pub(super) use self::registered::Registered;
+pub(super) use self::registered::{OwnerWatch, Registered};
 
 /// A registry. Its calls may block, so they belong on a worker pool and not on a reactor.
 pub trait Registry: Send + Sync + 'static {
@@ -83,6 +83,16 @@ pub trait Registry: Send + Sync + 'static {
     /// Returns [`Error::Backend`] if the backend cannot be reached.
     fn services(&self, name: &str) -> Result<Vec<Instance>, Error>;
 
+    /// Returns the record of this name and id. The default looks through all [`services`](Self::services) of the name.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Backend`] if the backend cannot be reached.
+    fn find(&self, name: &str, id: &str) -> Result<Option<Instance>, Error> {
+        let all = self.services(name)?;
+        Ok(all.into_iter().find(|instance| instance.id == id))
+    }
+
     /// Watches the instances of a name. Each value is the full list. The first is the current one, and comes at once. A reader
     /// that is slow gets the latest list and not those between.
     ///
@@ -107,6 +117,10 @@ impl<R: Registry + ?Sized> Registry for Arc<R> {
 
     fn services(&self, name: &str) -> Result<Vec<Instance>, Error> {
         (**self).services(name)
+    }
+
+    fn find(&self, name: &str, id: &str) -> Result<Option<Instance>, Error> {
+        (**self).find(name, id)
     }
 
     fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {

@@ -1,12 +1,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::{Instance, Registry};
 use crate::cluster::drpc::Code;
 use crate::cluster::{Error, State};
+use crate::panic;
 use crate::workers::WorkerPool;
+
+/// The time until a server asks for its own record for the first time. Each next time comes after twice that, up to the second one.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+const LAST_LOOK: Duration = Duration::from_secs(60);
 
 /// The record of this server in the registry, and its state.
 pub(in crate::cluster) struct Registered {
@@ -96,18 +104,28 @@ impl Registered {
     }
 
     /// Warns if another server has taken the record over, as a list of a watch shows. It may block.
-    pub(in crate::cluster) fn check_owner(&self, list: &[Instance]) {
-        let record = self.record.lock();
-        let Some(own) = record.as_ref() else {
+    pub(in crate::cluster) fn check_list(&self, list: &[Instance]) {
+        let is_taken = self.record.lock().as_ref().is_some_and(|own| {
+            let record = list.iter().find(|record| record.id == own.id);
+            record.is_some_and(|record| record.endpoint != own.endpoint)
+        });
+        // The list may be older than this server's registration.
+        if is_taken || self.taken_by.lock().is_some() {
+            self.check_owner();
+        }
+    }
+
+    /// Warns if another server has taken the record over. It may block, and holds nothing up meanwhile.
+    fn check_owner(&self) {
+        let own = self.record.lock().clone();
+        let Some(own) = own else {
             return;
         };
-        let other = |list: &[Instance]| {
-            let record = list.iter().find(|record| record.id == own.id)?;
-            (record.endpoint != own.endpoint).then(|| record.endpoint.clone())
+        let Ok(record) = self.registry.find(&own.name, &own.id) else {
+            return;
         };
-        // The list may be older than this server's registration.
-        let listed = other(list).and_then(|_| self.registry.services(&own.name).ok());
-        let taken = listed.and_then(|now| other(&now));
+        let taken = record.map(|record| record.endpoint);
+        let taken = taken.filter(|endpoint| *endpoint != own.endpoint);
         let mut taken_by = self.taken_by.lock();
         if let Some(other) = taken.as_ref().filter(|_| *taken_by != taken) {
             log::warn!(
@@ -117,6 +135,33 @@ impl Registered {
             );
         }
         *taken_by = taken;
+    }
+
+    /// Asks for the own record now and then, for a server that watches no list with it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`] if a thread cannot be started.
+    pub(in crate::cluster) fn watch_owner(self: &Arc<Self>) -> Result<OwnerWatch, Error> {
+        let (own, (end, ended)) = (Arc::downgrade(self), mpsc::channel::<()>());
+        let run = move || {
+            // Servers that are configured alike start together, most often.
+            let mut pause = FIRST_LOOK;
+            while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout)
+                && let Some(own) = own.upgrade()
+            {
+                own.check_owner();
+                pause = (pause * 2).min(LAST_LOOK);
+            }
+        };
+        let thread = thread::Builder::new().name("epicycle-owner".to_owned());
+        let thread = thread.spawn(run).map_err(|error| {
+            Error::backend("registry", format!("no thread for the own record: {error}"))
+        })?;
+        Ok(OwnerWatch {
+            end: Some(end),
+            thread: Some(thread),
+        })
     }
 
     /// Returns what the banner of a process shows: the alias, if the instance is registered, and the kind of the registry.
@@ -139,6 +184,24 @@ impl Registered {
                 instance.name,
                 instance.id
             );
+        }
+    }
+}
+
+/// The thread that asks for a server's own record. A drop ends it, and waits for it.
+#[must_use = "dropping it ends the thread"]
+pub(in crate::cluster) struct OwnerWatch {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for OwnerWatch {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take()
+            && let Err(panicked) = thread.join()
+        {
+            panic::report("epicycle::cluster", "the watch of the own record", panicked);
         }
     }
 }
