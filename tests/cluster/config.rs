@@ -542,10 +542,65 @@ fn listeners_of_one_gate_must_agree() {
         .gate()
         .config(&config)
         .expect_err("they differ");
-    assert!(
-        error.to_string().contains("write the same into each"),
-        "{error}"
-    );
+    let told = error.to_string();
+    assert!(told.contains("write the same into each"), "{error}");
+    let place =
+        "etc.toml:3:21: network.tcp.server.heartbeatInterval: it differs from that of network.ws";
+    assert!(told.contains(place), "{error}");
+}
+
+#[test]
+fn a_value_that_cannot_be_used_is_told_with_its_file_line_and_key() {
+    let refused = |text: &str| {
+        let folder = Folder::with(&[("etc.toml", text)]);
+        match folder.read() {
+            Err(error) => error.to_string(),
+            Ok(config) => {
+                let gate = Cluster::embedded().gate().config(&config);
+                gate.expect_err("it cannot be used").to_string()
+            }
+        }
+    };
+    let kcp = "[network.kcp.server]\naddr = \":0\"\n";
+    let mut cases = vec![
+        (
+            "[cluster.gate]\naddr = \"here:x\"\n".to_owned(),
+            "etc.toml:2:8: cluster.gate.addr: ",
+        ),
+        (
+            "[cluster.mesh]\naddr = \"127.0.0.1:99999\"\n".to_owned(),
+            "etc.toml:2:8: cluster.mesh.addr: ",
+        ),
+        (
+            "[network.ws.server]\naddr = \"tcp://:1\"\n".to_owned(),
+            "etc.toml:2:8: network.ws.server.addr: ",
+        ),
+        (
+            "[network.tcp.server]\naddr = \":0\"\ncertFile = \"none.pem\"\nkeyFile = \"none.pem\"\n"
+                .to_owned(),
+            "etc.toml:3:12: network.tcp.server.certFile: ",
+        ),
+        (
+            "[network.tcp.server]\naddr = \":0\"\nkeyFile = \"none.pem\"\n".to_owned(),
+            "etc.toml:3:11: network.tcp.server.keyFile: ",
+        ),
+    ];
+    if cfg!(feature = "kcp") {
+        cases.extend([
+            (
+                format!("{kcp}mtu = 10\n"),
+                "etc.toml:3:7: network.kcp.server.mtu: ",
+            ),
+            (
+                format!("{kcp}windowSize = [0, 128]\n"),
+                "etc.toml:3:14: network.kcp.server.windowSize: ",
+            ),
+        ]);
+    }
+    for (text, expected) in cases {
+        let told = refused(&text);
+        assert!(told.contains(expected), "{text}: {told}");
+    }
 }
 
 #[test]

@@ -1,7 +1,50 @@
-use super::CertificateConfig;
+use super::{CertificateConfig, Config};
 use crate::cluster::Error;
 #[cfg(feature = "tls")]
 use crate::tls::{Identity, TlsServer};
+
+impl Config {
+    /// Returns TLS with the certificate of a table of this configuration, or `None` if there is none.
+    #[cfg(feature = "tls")]
+    pub(in crate::cluster) fn tls_server(
+        &self,
+        table: &str,
+        certificate: &CertificateConfig,
+    ) -> Result<Option<TlsServer>, Error> {
+        certificate
+            .server()
+            .map_err(|error| self.certificate_fault(table, certificate, &error))
+    }
+
+    /// Refuses the certificate of a table.
+    #[cfg(not(feature = "tls"))]
+    pub(in crate::cluster) fn check_no_tls(
+        &self,
+        table: &str,
+        certificate: &CertificateConfig,
+    ) -> Result<(), Error> {
+        certificate
+            .check_none()
+            .map_err(|error| self.certificate_fault(table, certificate, &error))
+    }
+
+    fn certificate_fault(
+        &self,
+        table: &str,
+        certificate: &CertificateConfig,
+        error: &Error,
+    ) -> Error {
+        let key = match certificate.cert_file {
+            Some(_) => "certFile",
+            None => "keyFile",
+        };
+        let problem = match error {
+            Error::InvalidArgument { problem, .. } => problem.clone(),
+            error => error.to_string(),
+        };
+        self.fault(&format!("{table}.{key}"), &problem)
+    }
+}
 
 impl CertificateConfig {
     /// Returns TLS with the certificate, or `None` if there is none.
@@ -21,7 +64,7 @@ impl CertificateConfig {
 
     /// Refuses a certificate.
     #[cfg(not(feature = "tls"))]
-    pub(in crate::cluster) fn check_none(&self) -> Result<(), Error> {
+    fn check_none(&self) -> Result<(), Error> {
         match self.files()? {
             None => Ok(()),
             Some(_) => {

@@ -96,6 +96,8 @@ pub struct Config {
     warnings: Vec<String>,
     /// The keys of whose lack of meaning was told already.
     told: BTreeSet<String>,
+    /// The place of each key that has set something, as a fault without a problem.
+    places: BTreeMap<String, Fault>,
     /// The tables of listeners, with the warning for those whose address has not come yet.
     silent: BTreeMap<String, Option<Fault>>,
 }
@@ -225,6 +227,17 @@ impl Config {
             .build()
     }
 
+    /// Returns the error for a key whose value cannot be used where it is needed.
+    pub(in crate::cluster) fn fault(&self, path: &str, problem: &str) -> Error {
+        let place = self.place(path);
+        Error::argument("config", format!("{place}{path}: {problem}"))
+    }
+
+    /// Returns the file and the line of a key, or nothing if the program has set it.
+    pub(in crate::cluster) fn place(&self, path: &str) -> String {
+        (self.places.get(path)).map_or_else(String::new, ToString::to_string)
+    }
+
     fn server_mut(&mut self, kind: &str) -> Option<&mut ServerConfig> {
         match kind {
             "gate" => Some(&mut self.gate),
@@ -262,6 +275,7 @@ impl Config {
         for (path, value) in entries {
             let place = |problem| Fault::at(&text, file, &value.span(), problem);
             let applied = keys::apply(self, &path, Value::Toml(value.get_ref()));
+            self.note_place(&applied, &path, &place);
             self.note_listener(&applied, &path, Some(&place));
             let may_be_another = !is_main && !keys::is_ours(&path);
             self.note(applied, &path, may_be_another, place, faults);
@@ -288,6 +302,7 @@ impl Config {
             };
             if let Some(path) = names.get(name) {
                 let applied = keys::apply(self, path, Value::Text(text));
+                self.note_place(&applied, path, &place);
                 self.note_listener(&applied, path, None);
                 self.note(applied, name, false, place, faults);
             } else if keys::is_ours(&rest.to_ascii_lowercase().replace('_', ".")) {
@@ -309,8 +324,20 @@ impl Config {
                 continue;
             };
             let applied = keys::apply(self, path, Value::Text(text));
+            self.note_place(&applied, path, &place);
             self.note_listener(&applied, path, None);
             self.note(applied, path, !keys::is_ours(path), place, faults);
+        }
+    }
+
+    fn note_place(
+        &mut self,
+        applied: &Result<Applied, String>,
+        path: &str,
+        place: &dyn Fn(String) -> Fault,
+    ) {
+        if matches!(applied, Ok(Applied::Done)) {
+            self.places.insert(path.to_owned(), place(String::new()));
         }
     }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use crate::addr::Endpoint;
+
 /// A value of a key: from a file, or as text from the environment or a flag.
 #[derive(Clone, Copy)]
 pub(super) enum Value<'v> {
@@ -28,6 +30,16 @@ impl<'v> Value<'v> {
     pub(super) fn optional(self) -> Result<Option<String>, Problem> {
         let text = self.text()?;
         Ok((!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    /// Returns an address to listen on, such as `:3553`, or `None` if it is empty.
+    pub(super) fn addr(self) -> Result<Option<String>, Problem> {
+        let addr = self.optional()?;
+        if let Some(addr) = &addr {
+            let endpoint = format!("tcp://{addr}").parse::<Endpoint>();
+            endpoint.map_err(|error| error.to_string())?;
+        }
+        Ok(addr)
     }
 
     /// Returns a path, or `None` if it is empty.

@@ -53,8 +53,8 @@ impl GateBuilder {
         let mut listening = Vec::new();
         for (scheme, clients) in all {
             if let Some(addr) = &clients.addr {
-                self = self.listen(listener(scheme, addr, clients)?);
-                listening.push(clients);
+                self = self.listen(listener(config, scheme, addr, clients)?);
+                listening.push((scheme, clients));
             }
         }
         if listening.is_empty() {
@@ -62,24 +62,24 @@ impl GateBuilder {
         }
         let max = listening
             .iter()
-            .map(|clients| clients.max_connections.unwrap_or(MAX_CONNECTIONS));
+            .map(|(_, clients)| clients.max_connections.unwrap_or(MAX_CONNECTIONS));
         self = self.max_connections(max.fold(0, usize::saturating_add));
-        let heartbeat = agreed("heartbeat", &listening, |clients| {
-            let interval = clients
+        let interval = agreed(config, "heartbeatInterval", &listening, |clients| {
+            clients
                 .heartbeat_interval
-                .unwrap_or(Duration::from_secs(10));
-            (clients.heartbeat_ticks.unwrap_or(false), interval)
+                .unwrap_or(Duration::from_secs(10))
         })?;
-        let mode = match heartbeat.0 {
+        let ticks = agreed(config, "heartbeatMechanism", &listening, |clients| {
+            clients.heartbeat_ticks.unwrap_or(false)
+        })?;
+        let mode = match ticks {
             true => HeartbeatMode::Tick,
             false => HeartbeatMode::Respond,
         };
-        let authorize = agreed("authorize_timeout", &listening, |clients| {
+        let authorize = agreed(config, "authorizeTimeout", &listening, |clients| {
             clients.authorize_timeout.unwrap_or_default()
         })?;
-        Ok(self
-            .heartbeat(mode, heartbeat.1)
-            .authorize_timeout(authorize))
+        Ok(self.heartbeat(mode, interval).authorize_timeout(authorize))
     }
 }
 
@@ -109,21 +109,35 @@ fn resume_options(config: &ResumeConfig) -> Option<ResumeOptions> {
 
 /// Returns what all listeners have in common.
 fn agreed<T: PartialEq>(
-    name: &'static str,
-    listening: &[&ClientsConfig],
+    config: &Config,
+    key: &str,
+    listening: &[(&str, &ClientsConfig)],
     read: impl Fn(&ClientsConfig) -> T,
 ) -> Result<T, Error> {
-    let value = read(listening[0]);
-    match listening.iter().all(|clients| read(clients) == value) {
-        true => Ok(value),
-        false => {
-            let problem = "tcp, ws and kcp differ, and a gate has one; write the same into each, or start two gates";
-            Err(Error::argument(name, problem))
-        }
+    let (first, clients) = listening[0];
+    let value = read(clients);
+    let Some((other, _)) = listening.iter().find(|(_, clients)| read(clients) != value) else {
+        return Ok(value);
+    };
+    // Of two, one may be the default, which is written nowhere.
+    let mut paths = [first, other].map(|scheme| format!("network.{scheme}.server.{key}"));
+    if config.place(&paths[0]).is_empty() {
+        paths.reverse();
     }
+    let problem = format!(
+        "it differs from that of {}, and a gate has one; write the same into each, or start two gates",
+        paths[1]
+    );
+    Err(config.fault(&paths[0], &problem))
 }
 
-fn listener(scheme: &str, addr: &str, clients: &ClientsConfig) -> Result<ClientListener, Error> {
+fn listener(
+    config: &Config,
+    scheme: &str,
+    addr: &str,
+    clients: &ClientsConfig,
+) -> Result<ClientListener, Error> {
+    let table = format!("network.{scheme}.server");
     let path = match (scheme, &clients.path) {
         ("ws", Some(path)) => path.as_str(),
         _ => "",
@@ -133,7 +147,7 @@ fn listener(scheme: &str, addr: &str, clients: &ClientsConfig) -> Result<ClientL
         Some(origins) if scheme == "ws" && !origins.iter().any(|origin| origin == "*") => {
             if origins.is_empty() {
                 let problem = "an empty list admits nobody; leave it out, or write [\"*\"] for all";
-                return Err(Error::argument("origins", problem));
+                return Err(config.fault(&format!("{table}.origins"), problem));
             }
             listener.origins(origins)
         }
@@ -141,21 +155,21 @@ fn listener(scheme: &str, addr: &str, clients: &ClientsConfig) -> Result<ClientL
     };
     #[cfg(feature = "kcp")]
     let listener = match scheme {
-        "kcp" => listener.kcp(kcp_options(clients)),
+        "kcp" => listener.kcp(kcp_options(config, clients)?),
         _ => listener,
     };
     #[cfg(feature = "tls")]
-    let listener = match clients.certificate.server()? {
+    let listener = match config.tls_server(&table, &clients.certificate)? {
         Some(tls) => listener.tls(&tls),
         None => listener,
     };
     #[cfg(not(feature = "tls"))]
-    clients.certificate.check_none()?;
+    config.check_no_tls(&table, &clients.certificate)?;
     Ok(listener)
 }
 
 #[cfg(feature = "kcp")]
-fn kcp_options(clients: &ClientsConfig) -> KcpOptions {
+fn kcp_options(config: &Config, clients: &ClientsConfig) -> Result<KcpOptions, Error> {
     let mut options = KcpOptions::new().ack_no_delay(clients.ack_no_delay.unwrap_or(false));
     if let Some(mtu) = clients.mtu {
         options = options.mtu(mtu);
@@ -170,7 +184,15 @@ fn kcp_options(clients: &ClientsConfig) -> KcpOptions {
     if let Some([send, receive]) = clients.window_size {
         options = options.windows(send, receive);
     }
-    options
+    options.check().map_err(|problem| {
+        let key = match problem.split(':').next() {
+            Some("interval") => "noDelay",
+            Some("windows") => "windowSize",
+            _ => "mtu",
+        };
+        config.fault(&format!("network.kcp.server.{key}"), &problem)
+    })?;
+    Ok(options)
 }
 
 #[cfg(all(test, not(loom)))]

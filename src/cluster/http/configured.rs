@@ -38,11 +38,11 @@ impl HttpBuilder {
             self = self.openapi(path, title, "1");
         }
         #[cfg(feature = "tls")]
-        if let Some(tls) = http.certificate.server()? {
+        if let Some(tls) = config.tls_server("http", &http.certificate)? {
             self = self.tls(&tls);
         }
         #[cfg(not(feature = "tls"))]
-        http.certificate.check_none()?;
+        config.check_no_tls("http", &http.certificate)?;
         Ok(self)
     }
 }

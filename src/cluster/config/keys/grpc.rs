@@ -7,7 +7,7 @@ use crate::cluster::config::GrpcConfig;
 pub(super) const GRPC: Keys<GrpcConfig> = &[
     (
         "server.addr",
-        Sets(|grpc, value| set(&mut grpc.addr, value.optional()?)),
+        Sets(|grpc, value| set(&mut grpc.addr, value.addr()?)),
     ),
     (
         "server.certFile",

@@ -7,7 +7,7 @@ use crate::cluster::config::HttpConfig;
 pub(super) const HTTP: Keys<HttpConfig> = &[
     (
         "addr",
-        Sets(|http, value| set(&mut http.addr, value.optional()?)),
+        Sets(|http, value| set(&mut http.addr, value.addr()?)),
     ),
     (
         "bodyLimit",

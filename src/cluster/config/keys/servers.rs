@@ -107,7 +107,7 @@ pub(super) const SERVER: Keys<ServerConfig> = &[
     ),
     (
         "addr",
-        Sets(|server, value| set(&mut server.addr, value.optional()?)),
+        Sets(|server, value| set(&mut server.addr, value.addr()?)),
     ),
     ("expose", Sets(expose)),
     (
@@ -162,7 +162,7 @@ pub(super) const SERVER: Keys<ServerConfig> = &[
 pub(super) const CLIENTS: Keys<ClientsConfig> = &[
     (
         "addr",
-        Sets(|clients, value| set(&mut clients.addr, value.optional()?)),
+        Sets(|clients, value| set(&mut clients.addr, value.addr()?)),
     ),
     (
         "path",

@@ -17,7 +17,7 @@ impl GrpcTransporter {
         if let Some(addr) = &grpc.addr {
             self = self.listen(format!("tcp://{addr}"));
         }
-        if let Some(tls) = grpc.certificate.server()? {
+        if let Some(tls) = config.tls_server("transport.grpc.server", &grpc.certificate)? {
             self = self.tls(&tls);
         }
         if let Some(file) = &grpc.authorities {
@@ -28,7 +28,9 @@ impl GrpcTransporter {
                     None => Ok(tls),
                 }
             };
-            let tls = trusting().map_err(|error| Error::argument("caFile", error.to_string()))?;
+            let tls = trusting().map_err(|error| {
+                config.fault("transport.grpc.client.caFile", &error.to_string())
+            })?;
             self = self.tls_client(&tls);
         }
         Ok(self)
