@@ -196,11 +196,17 @@ fn a_user_is_found_and_kicked_at_its_gate() {
         assert_eq!(get(&admin, wrong).status, 400, "{wrong}");
     }
     assert_eq!(ask(&admin, "POST", "/users/8/kick", "").status, 404);
+    // Ack: it speaks control packets.
+    client.send(b"\0\0\0\x0d\x01\0\x05\0\0\0\0\0\0\0\0\0\0");
+    client.send(b"\0\0\0\x01\x80");
+    client.expect(b"\0\0\0\x01\x80");
     let kicked = ask(&admin, "POST", "/users/7/kick", "");
     assert_eq!(
         (kicked.status, kicked.json()),
         (200, json!({"uid": 7, "gate": "gate-1"}))
     );
+    // Goodbye: kicked.
+    client.expect(b"\0\0\0\x0a\x01\0\x04\0\0\x03\0\0\0\0");
     assert_eq!(client.next(), None);
     eventually("the gate has let it go", || {
         let kicked = ask(&admin, "POST", "/users/7/kick?force=true", "");

@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use epicycle::Reconnect;
-use epicycle::cluster::Error;
 use epicycle::cluster::client::{Client, ClientBuilder, ClientEvent, Clients};
-use epicycle::cluster::drpc::{Code, Request};
-use epicycle::cluster::packet::{Control, PacketFrame, PacketOptions};
+use epicycle::cluster::drpc::{Code, Request, Target};
+use epicycle::cluster::packet::{Control, GoodbyeReason, PacketFrame, PacketOptions};
+use epicycle::cluster::{Cluster, Error};
 use parking_lot::Mutex;
 
 use crate::gate::World;
@@ -70,6 +70,10 @@ fn note_events(builder: ClientBuilder) -> (ClientBuilder, Receiver<&'static str>
                 7 => "come again in 7 ms",
                 _ => "come again",
             },
+            ClientEvent::Goodbye {
+                reason: GoodbyeReason::Kicked,
+                ..
+            } => "kicked",
             ClientEvent::Goodbye { .. } => "replaced",
             ClientEvent::ConnectFailed { .. } => "failed",
             ClientEvent::ResumeRefused { .. } => "refused",
@@ -220,6 +224,46 @@ fn a_client_whose_user_has_logged_in_elsewhere_does_not_come_again() {
             .recv_timeout(LONG)
             .is_err_and(|error| error == mpsc::RecvTimeoutError::Disconnected)
     );
+}
+
+#[test]
+fn a_client_that_is_kicked_is_told_so_and_does_not_come_again_if_it_knows_control_packets() {
+    let cluster = Cluster::embedded();
+    let node = cluster
+        .node()
+        .route(1, |_: &mut (), cx| cx.disconnect(false))
+        .route(2, |_, cx| {
+            let client = Target::conn(cx.cid());
+            cx.kick(client, false)
+        })
+        .start()
+        .expect("starts");
+    let gate = cluster.gate().listen("tcp://127.0.0.1:0");
+    let gate = gate.start().expect("starts");
+    let connect = |knows| {
+        let builder = Client::builder()
+            .reconnect(quickly())
+            .control_packets(knows);
+        let (builder, events) = note_events(builder);
+        let client = builder.connect(gate.client_addrs()[0].to_string());
+        (client.expect("connects"), events)
+    };
+    for route in [1, 2] {
+        let (client, events) = connect(true);
+        client.push(route, "").expect("is sent");
+        for event in ["connected", "kicked", "disconnected"] {
+            assert_eq!(next(&events), event);
+        }
+        // Its handlers are gone.
+        assert!(events.recv_timeout(LONG).is_err());
+        assert!(client.push(route, "").is_err());
+    }
+    let (client, events) = connect(false);
+    client.push(1, "").expect("is sent");
+    for event in ["connected", "disconnected", "connected again"] {
+        assert_eq!(next(&events), event);
+    }
+    drop(node);
 }
 
 #[test]

@@ -89,10 +89,10 @@ impl ClientBuilder {
         self
     }
 
-    /// Tells the gate that this client knows control packets. A gate that is about to stop then asks it to go elsewhere, and one where
-    /// the user has logged in a second time tells it so, and the client does not dial again. Without it, clients of one user that log in
-    /// at each [`Connected`](ClientEvent::Connected) throw each other out for ever. A gate of due would take it for a packet of route 5.
-    /// Default: off.
+    /// Tells the gate that this client knows control packets. A gate that is about to stop then asks it to go elsewhere. One where the
+    /// user has logged in a second time, or is [kicked](crate::cluster::node::Request::kick), tells it so, and the client does not dial
+    /// again. Without it, clients of one user that log in at each [`Connected`](ClientEvent::Connected) throw each other out for ever,
+    /// and one that was kicked comes back. A gate of due would take it for a packet of route 5. Default: off.
     pub fn control_packets(mut self, on: bool) -> Self {
         self.control = on;
         self

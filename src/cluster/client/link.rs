@@ -303,8 +303,8 @@ impl Link {
         retry_ms: u32,
     ) {
         let retry_in = match reason {
-            // Two that took the user from each other would go on for ever.
-            GoodbyeReason::Replaced => {
+            // Two that took the user from each other would go on for ever, and nobody wants one that was kicked.
+            GoodbyeReason::Replaced | GoodbyeReason::Kicked => {
                 self.resume_token = None;
                 None
             }

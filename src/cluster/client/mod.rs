@@ -25,12 +25,12 @@
 //! | the connection ends | all requests under way fail with [`Error::LinkDown`](super::Error); [`ClientEvent::Disconnected`]; it dials again |
 //! | the gate says nothing for three heartbeats | the same |
 //! | the gate is about to stop, and the client [knows](ClientBuilder::control_packets) its goodbye | [`ClientEvent::Goodbye`]; nothing new is sent; when the requests under way have ended, it leaves, and dials again after the time that the gate tells |
-//! | the user has logged in elsewhere, likewise | [`ClientEvent::Goodbye`]; it does not dial again |
+//! | the user has logged in elsewhere, or a node or an operator [kicks](crate::cluster::node::Request::kick) it, likewise | [`ClientEvent::Goodbye`]; it does not dial again |
 //! | it is connected again | [`ClientEvent::Connected`], whose `again` is true. The gate does not know the user until it logs in anew |
 //! | it has a [token](Client::set_resume_token) when the connection ends | requests under way wait on; when it is connected again it takes its user back: [`ClientEvent::Resumed`], and then the packets that it has missed |
 //! | the gate refuses that | the requests fail, [`ClientEvent::ResumeRefused`], and [`ClientEvent::Connected`] |
 //! | a packet that is none, or is too large | the connection closes, as above |
-//! | its connection is closed by a [`kick`](crate::cluster::node::Request::kick) | [`ClientEvent::Disconnected`]; it dials again |
+//! | it is kicked, and does not know control packets, or by a reset | [`ClientEvent::Disconnected`]; it dials again |
 //! | no answer in time | the request fails with [`Error::Timeout`](super::Error). An answer that comes later is a push |
 
 mod address;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::binding::{on_bound_elsewhere, report};
 use super::client::{Client, Resuming, Wait};
-use super::clients::{close, pause, resume, send_packet};
+use super::clients::{pause, resume, send_packet};
 use super::handler::{GateReactor, Session};
 use super::kept::Asked;
 use super::resume::{Claim, Heir, TakenUser};
@@ -271,8 +271,7 @@ impl GateReactor {
             for (parcel, _) in &resuming.pending {
                 result = result.and_then(|()| send(conn, client, parcel, false));
                 if parcel.disconnect && result.is_ok() {
-                    client.is_ended = true;
-                    close(conn);
+                    self.kick(conn, client);
                 }
             }
             // A gap that nobody tells about must not be.

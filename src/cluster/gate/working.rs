@@ -12,6 +12,7 @@ use super::work::{Parcel, Reply, Task, Who, Work};
 use crate::cluster::drpc::{Code, Op, Value};
 #[cfg(feature = "kcp")]
 use crate::cluster::over_kcp;
+use crate::cluster::packet::GoodbyeReason;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Conn, Reactor};
 
@@ -220,20 +221,26 @@ impl GateReactor {
     fn disconnect(&mut self, who: Who, force: bool, reactor: &mut Reactor<'_, Self>) -> Code {
         let id = self.sessions.find(who.cid, who.uid);
         let closed = id.and_then(|id| {
-            reactor.with(id, |conn, session| {
-                if let Session::Client(client) = session {
+            reactor.with(id, |conn, session| match session {
+                Session::Client(client) if !force => self.kick(conn, client),
+                Session::Client(client) => {
                     client.is_ended = true;
+                    conn.abort();
                 }
-                match force {
-                    true => conn.abort(),
-                    false => close(conn),
-                }
+                _ => {}
             })
         });
         if id.is_some() && closed.is_none() && self.disconnect_away(who.cid, force, reactor) {
             return Code::Done;
         }
         closed.map_or(Code::NotFound, |()| Code::Done)
+    }
+
+    /// Closes a client for good, since a node or an operator wants it.
+    pub(super) fn kick(&self, conn: &mut Conn<'_, Self>, client: &mut Client) {
+        client.is_ended = true;
+        self.send_goodbye(conn, client, GoodbyeReason::Kicked);
+        close(conn);
     }
 
     /// Pushes to a client, now or when it is back. `at_once`: without waiting for what else the turn has for it. `is_direct`: the push
@@ -277,8 +284,7 @@ impl GateReactor {
             Session::Client(client) => {
                 let sent = send(conn, client);
                 if push.disconnect && sent.is_ok() && client.resuming.is_none() {
-                    client.is_ended = true;
-                    close(conn);
+                    self.kick(conn, client);
                 }
                 Some(sent)
             }

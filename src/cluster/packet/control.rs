@@ -83,6 +83,8 @@ pub enum GoodbyeReason {
     Stopping,
     /// 2: the user has logged in on another connection.
     Replaced,
+    /// 3: a node or an operator has closed the connection. The client stays away.
+    Kicked,
     /// Another number, of a later version.
     Other(u8),
 }
@@ -119,6 +121,7 @@ impl GoodbyeReason {
         match self {
             GoodbyeReason::Stopping => 1,
             GoodbyeReason::Replaced => 2,
+            GoodbyeReason::Kicked => 3,
             GoodbyeReason::Other(code) => code,
         }
     }
@@ -128,6 +131,7 @@ impl GoodbyeReason {
         match code {
             1 => GoodbyeReason::Stopping,
             2 => GoodbyeReason::Replaced,
+            3 => GoodbyeReason::Kicked,
             other => GoodbyeReason::Other(other),
         }
     }

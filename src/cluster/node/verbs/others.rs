@@ -45,6 +45,9 @@ impl Request<'_> {
 
     /// Closes a client's connection: once all is sent, or at once by a reset if `force`.
     ///
+    /// A client that speaks control packets gets Goodbye with the reason [`Kicked`](crate::cluster::packet::GoodbyeReason::Kicked)
+    /// before, unless `force`, and does not dial again if it is [one of the library](crate::cluster::client).
+    ///
     /// # Errors
     ///
     /// As [`push_to`](Self::push_to), but for those of encoding.
