@@ -1,6 +1,7 @@
 //! What handlers of a node can do: for their client, for others, and later.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
@@ -11,10 +12,12 @@ use epicycle::cluster::gate::Gate;
 use epicycle::cluster::locator::{LocationEvent, Locator, MemoryLocator};
 use epicycle::cluster::node::{HandlerError, NodeBuilder, Request, RouteFlag};
 use epicycle::cluster::{Error, Event, Kind, Watch, WatchSender, watch};
+use log::Level;
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
 use crate::node::{Embedded, ask};
+use crate::util::logs::logs;
 use crate::util::{LONG, eventually};
 
 /// The route of what is pushed in these tests.
@@ -428,6 +431,42 @@ fn later_calls_run_in_their_order_and_with_the_state() {
         log.as_array()
             .is_some_and(|log| log.contains(&json!("own")))
     });
+}
+
+#[test]
+fn what_a_node_delivers_to_one_without_the_route_is_counted_and_told_by_both() {
+    let logs = logs();
+    let seen = Arc::new(AtomicU64::new(0));
+    let world = Embedded::new(|node| {
+        node.route(1, |_, cx| {
+            let to: String = cx.parse()?;
+            let delivered = cx.deliver_to(&to, 77, 9, "").is_ok();
+            cx.respond(&json!(delivered))
+        })
+    });
+    let start = |id: &str| world.cluster.node().id(id).name("hall");
+    let bare = start("node-without").route(21, |_: &mut (), _| Ok::<(), Error>(()));
+    let bare = bare.start().expect("starts");
+    let counter = seen.clone();
+    let open = start("node-with").default_route(move |_: &mut (), _| {
+        counter.fetch_add(1, Ordering::AcqRel);
+        Ok::<(), Error>(())
+    });
+    let _open = open.start().expect("starts");
+    let client = world.client();
+    for to in ["node-without", "node-with"] {
+        eventually("the node knows the other one", || {
+            ask(&client, 1, &json!(to)) == json!(true)
+        });
+    }
+    eventually("both have come", || {
+        let unknown = bare.stats().unknown_routes;
+        seen.load(Ordering::Acquire) == 1 && unknown == 1
+    });
+    eventually("it is told", || world.node.stats().packets_rejected == 1);
+    let told = logs.with("the node node-without has no route 77");
+    assert!(matches!(told[..], [(Level::Warn, _)]), "{told:?}");
+    assert_eq!(logs.with("the node node-with has no route"), []);
 }
 
 #[test]

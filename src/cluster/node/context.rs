@@ -14,6 +14,7 @@ use super::shared::Shared;
 use super::stats::NodeCounters;
 use crate::cluster::codec::DecodeBody;
 use crate::cluster::dispatch::RouteTable;
+use crate::cluster::drpc::RejectReason;
 use crate::cluster::link::{Identity, LaneEvent, Lanes};
 use crate::cluster::packet::Packet;
 use crate::cluster::reactors::Calls;
@@ -23,6 +24,9 @@ use crate::sys::monotonic;
 
 /// The error of a handler.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The least time between two warnings about packets that were rejected.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The part of a reactor that is the same whatever the application's state is.
 pub(super) struct Core {
@@ -62,6 +66,8 @@ pub(super) struct Core {
     /// Questions to several gates, by their numbers.
     pub(super) gathering: HashMap<u64, Gather>,
     pub(super) last_gather: u64,
+    /// The time of the last warning about a packet that was rejected.
+    warned: Option<Instant>,
     /// The buffer for what is encoded.
     pub(super) packet: Vec<u8>,
 }
@@ -191,6 +197,7 @@ impl Core {
             locating_len: 0,
             gathering: HashMap::new(),
             last_gather: 0,
+            warned: None,
             packet: Vec::new(),
             shared,
         }
@@ -211,10 +218,11 @@ impl Core {
             lanes,
             ended,
             now,
+            warned,
             ..
         } = self;
         let counters = &shared.counters[*id];
-        with(lanes, &mut |_, event| match event {
+        with(lanes, &mut |peer, event| match event {
             LaneEvent::GaveUp { frames, .. } => counters.given_up.add(frames),
             LaneEvent::Answered { token, result } => {
                 if result.is_ok() {
@@ -225,7 +233,14 @@ impl Core {
                 }
                 ended.push((token.call, reply_of(result)));
             }
-            LaneEvent::Rejected { .. } => counters.packets_rejected.add(1),
+            LaneEvent::Rejected { route, reason, .. } => {
+                counters.packets_rejected.add(1);
+                let is_new = warned.is_none_or(|at| *now >= at + WARNING_INTERVAL);
+                if reason == RejectReason::UnknownRoute && is_new {
+                    *warned = Some(*now);
+                    log::warn!(target: "epicycle::cluster", "the node {} has no route {route}: it drops what is delivered to it", peer.id);
+                }
+            }
             _ => {}
         })
     }

@@ -40,6 +40,8 @@ impl<T: 'static> NodeReactor<T> {
         };
         let Some(route) = self.router.serving(packet.route) else {
             self.core.counters().unknown_routes.add(1);
+            self.reject(cid, &packet, back, RejectReason::UnknownRoute);
+            // As due does.
             self.answer(back, false);
             return true;
         };
@@ -214,16 +216,20 @@ impl<T: 'static> NodeReactor<T> {
         if let Some(reason) = reason
             && let Ok(PacketFrame::Packet { packet, .. }) = packets.decode_message(whole)
         {
-            let Packet { route, seq, .. } = packet;
-            let reject = Note::Reject {
-                cid,
-                route,
-                seq,
-                reason,
-            };
-            self.note(back.link, reject);
+            self.reject(cid, &packet, back, reason);
         }
         self.answer(back, true);
+    }
+
+    /// Tells the sender of a packet why it was not taken, if it knows the extensions.
+    fn reject(&mut self, cid: i64, packet: &Packet<'_>, back: Back, reason: RejectReason) {
+        let reject = Note::Reject {
+            cid,
+            route: packet.route,
+            seq: packet.seq,
+            reason,
+        };
+        self.note(back.link, reject);
     }
 
     pub(super) fn note(&mut self, link: Option<ConnId>, note: Note) {

@@ -25,7 +25,8 @@ impl Request<'_> {
             })
     }
 
-    /// Sends a packet to a node. If that does not have the route, it counts the packet, and drops it.
+    /// Sends a packet to a node. If that does not have the route, it drops the packet, and tells this node, which counts it as
+    /// `packets_rejected` and warns. A node of due tells nothing.
     ///
     /// # Errors
     ///
