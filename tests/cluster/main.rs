@@ -32,6 +32,7 @@ mod http;
 mod kcp;
 #[cfg(feature = "kcp")]
 mod kcp_fec;
+mod leftovers;
 mod link;
 mod locator;
 #[cfg(feature = "logfile")]

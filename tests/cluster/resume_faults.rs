@@ -284,6 +284,7 @@ fn a_gate_that_ends_tells_no_end_of_a_user_who_is_on_the_way_to_another_one() {
         let ended = thread::spawn(move || gate.drain(Duration::ZERO));
         // Then those are given up that nobody has claimed.
         while last.wire.next().is_some() {}
+        drop(last);
         if arrives {
             let bound = world.cluster.locator().bind_gate(7, OTHER);
             bound.expect("is in memory");
@@ -402,7 +403,8 @@ fn nobody_is_bound_to_a_connection_that_takes_its_user_back() {
     client.expect(ECHO, "\"0 hi\"");
     assert_eq!(node.bind(cid, 8), Code::Done);
     assert_eq!(client.next().0, TOKEN);
-    assert!(world.is_online(8));
+    // The node hears of it by the watch of the locator.
+    eventually("it is online", || world.is_online(8));
 }
 
 #[test]
