@@ -69,7 +69,8 @@ fn gates_and_nodes_that_have_ended_leave_nothing_behind_in_their_process() {
         let round = |number: i64| {
             let (node, gate) = start(&cluster);
             let client = play(&gate, number + 1);
-            assert!(stays.request(3, "1").is_ok());
+            // It may go to the other node, and get lost with that.
+            stays.push(3, "1").expect("is sent");
             match number % 3 {
                 0 => drop(client),
                 _ => client.push(3, "1").expect("is sent"),
@@ -94,18 +95,24 @@ fn gates_and_nodes_that_have_ended_leave_nothing_behind_in_their_process() {
             let tables = format!("{:?} {:?}", cluster.registry(), cluster.locator());
             // A reactor makes the others when it needs them, and keeps them.
             let descriptors = descriptors() - timer_descriptors() - pipe_descriptors();
-            (descriptors, threads(), links, records, tables)
+            ([descriptors, threads()], (links, records, tables))
         };
         let mut before = left();
         eventually("nothing changes any more", || {
             let last = std::mem::replace(&mut before, left());
-            before == last && before.3 == [1, 1, 0]
+            before == last && before.1.1 == [1, 1, 0]
         });
         (1..=ROUNDS).for_each(round);
         let mut after = left();
         eventually(&format!("{before:?} is left, and not {after:?}"), || {
             after = left();
-            after == before
+            // A thread may have been about to end before.
+            let are_no_more = after
+                .0
+                .iter()
+                .zip(before.0)
+                .all(|(after, before)| *after <= before);
+            are_no_more && after.1 == before.1
         });
         for uid in 2..=ROUNDS + 2 {
             let at = cluster.locator().locate_gate(uid);
@@ -116,6 +123,6 @@ fn gates_and_nodes_that_have_ended_leave_nothing_behind_in_their_process() {
             (stats.connections, stats.users, stats.kept_bytes),
             (1, 1, 0)
         );
-        assert_eq!(stays.request(3, "1").expect("is answered"), r#""in""#);
+        assert_eq!(ask(&stays, 3, &json!(1)), "in");
     });
 }
