@@ -352,6 +352,35 @@ fn a_listener_with_a_secret_refuses_everything_but_the_opening_and_a_wrong_proof
 }
 
 #[test]
+fn a_peer_that_has_introduced_itself_is_nobody_else_on_that_link() {
+    let mut listener = Listener::new(Identity::new(Kind::Gate, "gate-1"), None);
+    let mut introduce = |kind: Kind, id: &str| {
+        let (mut wire, mut output) = (Vec::new(), Vec::new());
+        let kind = kind.code();
+        let handshake = Request::Handshake { kind, id };
+        handshake.encode_into(9, &mut wire).expect("fits");
+        let (frame, _) = first(&mut wire).expect("is whole");
+        let done = listener.receive(frame, SECOND, || [5; 16], &mut output);
+        assert!(matches!(done, Ok(Verdict::Done)));
+        let (Incoming::Frame(frame), _) = first(&mut output).expect("is answered") else {
+            panic!("is an answer");
+        };
+        let code = Answer::decode(&frame).expect("is sound").code;
+        let peer = listener.peer().map(|(kind, id)| (kind, id.to_owned()));
+        (code, peer)
+    };
+    let first = Some((Kind::Node.code(), "node-1".to_owned()));
+    for (kind, id, code) in [
+        (Kind::Node, "node-1", Code::Done),
+        (Kind::Node, "node-2", Code::Failed),
+        (Kind::Gate, "node-1", Code::Failed),
+        (Kind::Node, "node-1", Code::Done),
+    ] {
+        assert_eq!(introduce(kind, id), (code, first.clone()));
+    }
+}
+
+#[test]
 fn requests_for_another_kind_of_server_are_refused_and_garbage_is_counted() {
     let target = Target {
         scope: epicycle::cluster::drpc::Scope::Conn,

@@ -99,8 +99,10 @@ impl Listener {
         let (seq, op) = (frame.seq, frame.op);
         match request {
             Request::Handshake { kind, id } => {
-                // A proof holds for the id with which it was given.
-                if self.proven || id.len() > MAX_ID {
+                // A proof holds for the id with which it was given, and so does what the peer has sent.
+                let is_another =
+                    (self.peer.as_ref()).is_some_and(|peer| (peer.kind, &*peer.id) != (kind, id));
+                if self.proven || is_another || id.len() > MAX_ID {
                     return self.refuse(&frame, output);
                 }
                 let id = id.to_owned();

@@ -130,12 +130,11 @@ impl<T: 'static> NodeReactor<T> {
         let Some((kind, id)) = link.inbound.peer() else {
             return;
         };
-        if *link.sender.id == *id {
+        if !link.sender.id.is_empty() {
             return;
         }
         let shared = self.core.shared.clone();
         let mut links = shared.links.lock();
-        leave(&mut links, &link.sender.id);
         link.sender = Sender {
             id: id.into(),
             is_node: kind == Kind::Node.code(),
