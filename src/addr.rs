@@ -415,3 +415,10 @@ fn unescape(name: &str) -> Option<Vec<u8>> {
 fn write_abstract(f: &mut fmt::Formatter<'_>, scheme: &str, name: &[u8]) -> fmt::Result {
     write!(f, "{scheme}://@{}", name.escape_ascii())
 }
+
+/// Parses a network such as `10.0.0.0/8`, or one address.
+#[cfg(any(feature = "cluster", feature = "gateway", feature = "proxy-protocol"))]
+pub(crate) fn network(text: &str) -> Option<ipnet::IpNet> {
+    let single = || text.parse::<IpAddr>().ok().map(Into::into);
+    text.parse().ok().or_else(single)
+}

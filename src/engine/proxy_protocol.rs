@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use ppp::{v1, v2};
 
-use crate::addr::Addr;
+use crate::addr::{Addr, network};
 use crate::error::{Error, error_messages};
 
 /// The proxies that a listener trusts, for [`Listen::proxy_protocol`](crate::Listen::proxy_protocol).
@@ -84,8 +84,7 @@ impl ProxyProtocol {
         };
         for text in networks {
             let text = text.as_ref();
-            let single = || text.parse::<IpAddr>().ok().map(IpNet::from);
-            match text.parse().ok().or_else(single) {
+            match network(text) {
                 Some(network) => this.trusted.push(network),
                 None => drop(this.bad.get_or_insert_with(|| text.to_owned())),
             }

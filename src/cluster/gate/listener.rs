@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::addr::network;
 use crate::cluster::Error;
 use crate::engine::listen::Listen;
 #[cfg(feature = "proxy-protocol")]
@@ -130,8 +131,7 @@ impl ClientListener {
     pub fn trusted_proxies<N: AsRef<str>>(mut self, networks: impl IntoIterator<Item = N>) -> Self {
         for text in networks {
             let text = text.as_ref();
-            let single = || text.parse::<IpAddr>().ok().map(IpNet::from);
-            match (&mut self.door, text.parse().ok().or_else(single)) {
+            match (&mut self.door, network(text)) {
                 (Door::Sockets(upgrade), Some(network)) => upgrade.proxies.push(network),
                 (Door::Sockets(_), None) if self.listen.is_ok() => {
                     let problem = format!(

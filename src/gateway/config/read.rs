@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::addr::network;
 use crate::fault::nearest;
 use crate::gateway::egress::EgressRule;
 use crate::gateway::settings::Rate;
@@ -545,11 +546,7 @@ impl FromValue for IpAddr {
 
 impl FromValue for IpNet {
     fn from_value(value: &DeValue<'_>) -> Result<Self, String> {
-        let text = value.as_str();
-        let network = text.and_then(|text| {
-            let single = || Some(IpNet::from(text.parse::<IpAddr>().ok()?));
-            text.parse().ok().or_else(single)
-        });
+        let network = value.as_str().and_then(network);
         network.ok_or_else(|| "write a network such as \"10.0.0.0/8\", or an IP address".to_owned())
     }
 }
