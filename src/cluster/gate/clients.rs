@@ -7,7 +7,6 @@ use super::client::{Client, Wait};
 use super::codec::Protocol;
 use super::handler::{GateReactor, Limbo};
 use super::kept::Asked;
-use super::listener::{Door, Upgrade};
 use super::options::{HeartbeatMode, OverRate};
 use super::stats::{GateCounters, RefusedPacket};
 use crate::cluster::dispatch::{Dispatch, Refusal, Source};
@@ -16,17 +15,14 @@ use crate::cluster::link::Lanes;
 #[cfg(feature = "kcp")]
 use crate::cluster::over_kcp;
 use crate::cluster::packet::{
-    Control, EncodedPacket, GoodbyeReason, Heartbeat, MAX_EMPTY_IN_ROW, Packet, PacketFrame,
+    Control, EncodedPacket, GoodbyeReason, Heartbeat, Packet, PacketFrame,
 };
 use crate::cluster::registry::Instance;
 use crate::cluster::{Error, Event};
 use crate::engine::conn::close::{CloseReason, Closed};
-use crate::engine::conn::origin::Origin;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn, Reactor};
-use crate::http::{ServerRequest, ServerResponse, StatusCode, forwarded_for};
 use crate::metrics::Label;
-use crate::ws::{self, Close, CloseCode};
 
 /// The time by which a timer may be late before the gate doubts that it has read everything.
 const LATE: Duration = Duration::from_millis(20);
@@ -62,19 +58,8 @@ impl GateReactor {
         Some(client)
     }
 
-    /// Returns what opens a WebSocket on the listener of a connection.
-    fn upgrade_of(&self, conn: &Conn<'_, Self>) -> Option<&Upgrade> {
-        match conn.origin() {
-            Origin::Accepted { listener } => match self.shared.doors.get(listener) {
-                Some(Door::Sockets(upgrade)) => Some(upgrade),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
     /// Makes the client one that nodes know of.
-    fn enter(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client) {
+    pub(super) fn enter(&mut self, conn: &mut Conn<'_, Self>, client: &mut Client) {
         client.cid = self.sessions.add(conn.id());
         self.trigger(Event::Connect, client.cid, 0, conn.now());
         self.is_pending = true;
@@ -206,55 +191,6 @@ impl GateReactor {
             Client::READ => self.read_kcp(conn, client),
             _ => Action::Continue,
         }
-    }
-
-    pub(super) fn on_socket(
-        &mut self,
-        conn: &mut Conn<'_, Self>,
-        client: &mut Client,
-        incoming: ws::Incoming<'_>,
-    ) -> Action {
-        client.last = conn.now();
-        let message = match incoming {
-            ws::Incoming::Request(request) => return self.upgrade(conn, client, &request),
-            ws::Incoming::Message(message) => message,
-            ws::Incoming::Pong(pong) => return self.on_idle_frame(conn, client, pong.len()),
-            ws::Incoming::Closed(close) => {
-                // It has said that it is done, unless it goes because the gate is about to stop.
-                client.is_ended |= close.code == Some(CloseCode::NORMAL) && !self.said_goodbye;
-                return Action::Continue;
-            }
-        };
-        let ws::Message::Binary(message) = message else {
-            return refuse_message(conn, CloseCode::UNSUPPORTED, "packets are binary messages");
-        };
-        match self.shared.options.packet.decode_message(&message) {
-            Ok(PacketFrame::Empty) if client.empty_in_row == MAX_EMPTY_IN_ROW => {
-                refuse_message(conn, CloseCode::PROTOCOL, "too many packets of size 0")
-            }
-            Ok(PacketFrame::Empty) => {
-                client.empty_in_row += 1;
-                self.on_idle_frame(conn, client, message.len())
-            }
-            Ok(frame) => {
-                client.empty_in_row = 0;
-                self.on_frame(conn, client, frame, message.len())
-            }
-            Err(error) => {
-                log::debug!(target: "epicycle::cluster", "{}: {error}", client.address(conn.peer_addr()));
-                refuse_message(conn, CloseCode::PROTOCOL, "a message that is no packet")
-            }
-        }
-    }
-
-    /// Takes a frame that brings no packet. It counts as one.
-    fn on_idle_frame(
-        &mut self,
-        conn: &mut Conn<'_, Self>,
-        client: &mut Client,
-        len: usize,
-    ) -> Action {
-        self.on_frame(conn, client, PacketFrame::Empty, len)
     }
 
     /// Takes what a client has sent, in `len` bytes.
@@ -451,62 +387,6 @@ impl GateReactor {
         }
     }
 
-    fn upgrade(
-        &mut self,
-        conn: &mut Conn<'_, Self>,
-        client: &mut Client,
-        request: &ServerRequest<'_>,
-    ) -> Action {
-        let Some(upgrade) = self.upgrade_of(conn).cloned() else {
-            return Action::Close;
-        };
-        let Upgrade {
-            path,
-            origins,
-            check,
-            ..
-        } = &upgrade;
-        // A connection without a WebSocket is of no use here.
-        let refuse = |conn: &mut Conn<'_, Self>, response: ServerResponse<'_>| match conn
-            .send(response.close())
-        {
-            Ok(()) => Action::Close,
-            Err(error) => error.into(),
-        };
-        if request.path() != path {
-            return refuse(conn, ServerResponse::new(StatusCode::NOT_FOUND));
-        }
-        let accepted = ws::accept(request).and_then(|accept| match origins.is_empty() {
-            true => Ok(accept),
-            false => accept.origins(origins),
-        });
-        let accept = match accepted {
-            Ok(accept) => accept,
-            Err(refusal) => return refuse(conn, refusal.response()),
-        };
-        if check.as_ref().is_some_and(|check| !check(request)) {
-            return refuse(conn, ServerResponse::new(StatusCode::FORBIDDEN));
-        }
-        if let Some(proxy) = conn.peer_addr().ip().filter(|ip| upgrade.trusts(*ip)) {
-            let told = forwarded_for(request.headers(), |ip| upgrade.trusts(ip));
-            let ip = told.unwrap_or(proxy);
-            if !self.shared.admission.admit_peer(Some(ip)) {
-                self.counters().clients_refused.add(1);
-                return refuse(conn, ServerResponse::new(StatusCode::TOO_MANY_REQUESTS));
-            }
-            (client.ip, client.is_told) = (Some(ip), told.is_some());
-        }
-        let opened = conn.send(accept);
-        if opened.is_ok() {
-            // Frames that bring no packet count for the rate limit as well.
-            if let Protocol::Socket(socket) = conn.codec_mut() {
-                socket.tell_all();
-            }
-            self.enter(conn, client);
-        }
-        opened.into()
-    }
-
     /// Tells the nodes that want it what happened to a connection.
     pub(super) fn trigger(&mut self, event: Event, cid: i64, uid: i64, now: Instant) {
         let trigger = Request::Trigger {
@@ -555,13 +435,6 @@ pub(super) fn deliver(
             log::debug!(target: "epicycle::cluster", "no packet to {nid}: {error}");
             Err(error)
         }
-    }
-}
-
-fn refuse_message(conn: &mut Conn<'_, GateReactor>, code: CloseCode, reason: &str) -> Action {
-    match conn.send(Close::new(code, reason)) {
-        Ok(()) => Action::Close,
-        Err(error) => error.into(),
     }
 }
 

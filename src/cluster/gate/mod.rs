@@ -80,6 +80,7 @@ mod resuming;
 mod shared;
 #[cfg(feature = "testing")]
 mod simulated;
+mod sockets;
 mod stateful;
 mod stats;
 mod token;
