@@ -181,6 +181,24 @@ fn messages_come_in_order_and_those_of_a_group_are_kept() {
         assert_eq!(next(&receiver), n.to_string());
     }
 
+    // What a subscription has not handled at its end holds nothing of the next one's share.
+    let shared = RabbitMqEventBus::with(&server.open(), 2);
+    let (_stays, stays) = payloads(&shared, "shared");
+    for _ in 0..2 {
+        let (hang, hung) = mpsc::channel::<()>();
+        let handler = move |_: &Message| {
+            let _ = hung.recv();
+        };
+        let ends = shared.subscribe("shared", Box::new(handler));
+        for n in 0..2 {
+            ours.publish("shared", &n.to_string()).expect("publishes");
+        }
+        assert_eq!([next(&stays), next(&stays)], ["0", "1"]);
+        drop((ends.expect("subscribes"), hang));
+    }
+    ours.publish("shared", "more").expect("publishes");
+    assert_eq!(next(&stays), "more");
+
     // Messages that were published while a group was away, or not handled when it went, come later.
     let group = || {
         let rabbitmq = server.builder().group("gate-1").build();

@@ -45,7 +45,16 @@ struct Queue {
     waiting: VecDeque<Arc<Delivery>>,
     /// The handler waits for whoever brings messages, who must not wait for it in turn.
     is_awaited: bool,
-    over: bool,
+    over: Option<Over>,
+}
+
+/// The end of a subscription.
+#[derive(Clone, Copy, PartialEq)]
+enum Over {
+    /// It was the last one of its topic in this process. What it has not handled shall come again.
+    Last,
+    /// Others go on, and wait for nothing from this one.
+    OneOfSeveral,
 }
 
 /// A message on its way to its subscribers.
@@ -86,8 +95,8 @@ impl Fanout {
         self.0.counters.published.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Gives a message to the subscribers of a topic. `done` is called when all have handled it. It is not called if a queue has dropped
-    /// it, or a subscription has ended before.
+    /// Gives a message to the subscribers of a topic. `done` is called when all have handled it that have not ended. It is not called if
+    /// a queue has dropped it, or the last subscription has ended before.
     pub(super) fn deliver(
         &self,
         topic: &str,
@@ -165,12 +174,16 @@ impl Subscriber {
         let grown = max.saturating_mul(GROWTH);
         while when_full == WhenFull::Block
             && !is_own
-            && !state.over
+            && state.over.is_none()
             && state.waiting.len() >= if state.is_awaited { grown } else { max }
         {
             self.changed.wait(&mut state);
         }
-        if state.over {
+        if let Some(over) = state.over {
+            drop(state);
+            if over == Over::OneOfSeveral {
+                delivery.finish();
+            }
             return false;
         }
         let most = match when_full {
@@ -191,10 +204,10 @@ impl Subscriber {
         CURRENT.set(Some(self.clone()));
         loop {
             let mut state = self.state.lock();
-            while state.waiting.is_empty() && !state.over {
+            while state.waiting.is_empty() && state.over.is_none() {
                 self.changed.wait(&mut state);
             }
-            if state.over {
+            if state.over.is_some() {
                 return;
             }
             let delivery = state.waiting.pop_front();
@@ -208,11 +221,30 @@ impl Subscriber {
             if panic::catch("epicycle::cluster", what, || handler(&delivery.message)) {
                 counters.panics.fetch_add(1, Ordering::Relaxed);
             }
-            if delivery.left.fetch_sub(1, Ordering::AcqRel) == 1
-                && let Some(done) = &delivery.done
-            {
-                done();
-            }
+            delivery.finish();
+        }
+    }
+
+    /// Ends the subscription.
+    fn end(&self, over: Over) {
+        let mut state = self.state.lock();
+        state.over = Some(over);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        self.changed.notify_all();
+        if over == Over::OneOfSeveral {
+            waiting.iter().for_each(|delivery| delivery.finish());
+        }
+    }
+}
+
+impl Delivery {
+    /// One of the subscribers is done with it.
+    fn finish(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(done) = &self.done
+        {
+            done();
         }
     }
 }
@@ -246,17 +278,18 @@ pub(super) struct Subscribed {
 
 impl Drop for Subscribed {
     fn drop(&mut self) {
+        let mut over = Over::Last;
         if let Some(bus) = self.bus.upgrade() {
             let mut topics = bus.topics.lock();
             if let Some(others) = topics.by_name.get_mut(&self.topic) {
                 others.retain(|other| !Arc::ptr_eq(other, &self.subscriber));
-                if others.is_empty() {
-                    topics.by_name.remove(&self.topic);
+                match others.is_empty() {
+                    true => drop(topics.by_name.remove(&self.topic)),
+                    false => over = Over::OneOfSeveral,
                 }
             }
             topics.count -= 1;
         }
-        self.subscriber.state.lock().over = true;
-        self.subscriber.changed.notify_all();
+        self.subscriber.end(over);
     }
 }
