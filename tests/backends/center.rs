@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use epicycle::cluster::Error;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::etcd_server;
 use crate::standin::{Reply, Standin};
 use crate::util::client::TempPath;
-use crate::util::{eventually, expect_panics};
+use crate::util::{LONG, eventually, expect_panics};
 
 fn folder() -> TempPath {
     let folder = TempPath::new();
@@ -209,6 +209,48 @@ fn later_sources_have_precedence_and_watches_that_panic_harm_nobody() {
     });
     fs::write(one.0.join("game.json"), "{}").expect("writes");
     eventually("it is still read", || !center.has("game.a"));
+}
+
+#[test]
+fn a_handler_can_set_values_and_end_the_center() {
+    let (one, other) = (folder(), folder());
+    let (_first, _second) = (Emptied(&one.0), Emptied(&other.0));
+    for folder in [&one, &other] {
+        fs::write(folder.0.join("game.json"), r#"{"n": 1}"#).expect("writes");
+    }
+    let center = Center::start(vec![
+        Box::new(FileSource::new(&one.0)),
+        Box::new(FileSource::new(&other.0)),
+    ]);
+    let center = Arc::new(Mutex::new(Some(center.expect("is read"))));
+    let (sender, heard) = mpsc::channel();
+    let own = center.clone();
+    let handler = move |name: &str| {
+        let mut center = own.lock().expect("is whole");
+        if let Some(known) = &*center {
+            known
+                .set("derived.n", known.integer("game.n", 0))
+                .expect("is a path");
+            if known.integer("game.n", 0) == 3 {
+                *center = None;
+            }
+        }
+        let _ = sender.send(name.to_owned());
+    };
+    let watching = {
+        let center = center.lock().expect("is whole");
+        let center = center.as_ref().expect("is there");
+        center.watch(&[], Box::new(handler)).expect("has room")
+    };
+    let next = || heard.recv_timeout(LONG).expect("the handler goes on");
+    fs::write(other.0.join("game.json"), r#"{"n": 2}"#).expect("writes");
+    assert_eq!([next(), next()], ["game", "derived"]);
+    // What does not change is not told.
+    assert!(heard.recv_timeout(Duration::from_millis(200)).is_err());
+    fs::write(other.0.join("game.json"), r#"{"n": 3}"#).expect("writes");
+    assert_eq!(next(), "game");
+    assert!(center.lock().expect("is whole").is_none());
+    drop(watching);
 }
 
 #[test]

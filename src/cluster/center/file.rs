@@ -3,6 +3,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -165,7 +166,10 @@ impl Source for FileSource {
         self.mode.check_write()?;
         let path = self.folder.join(super::check(file)?);
         let name = path.file_name().map(|name| name.to_string_lossy());
-        let beside = format!(".{}.{}", name.unwrap_or_default(), std::process::id());
+        // Another thread may write the same file.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let beside = format!(".{}.{process}.{number}", name.unwrap_or_default());
         let beside = path.with_file_name(beside);
         let write = || {
             if let Some(folder) = path.parent() {

@@ -180,6 +180,8 @@ struct Watchers {
 struct Watcher {
     id: u64,
     names: BTreeSet<String>,
+    /// The files that have changed, and that the handler has not been called with.
+    waiting: Mutex<BTreeSet<String>>,
     handler: Mutex<Handler>,
 }
 
@@ -315,8 +317,8 @@ impl Center {
     }
 
     /// Calls a handler whenever the values of one of these files have changed, or of any file if there are no names, until the returned
-    /// value is dropped. It is called on the thread of the source, or on that which has called [`set`](Self::set). One that panics is
-    /// logged.
+    /// value is dropped. It is called on the thread of the source, or on that which has called [`set`](Self::set), by one thread at a
+    /// time. A handler that sets values itself is called with them after it has returned. One that panics is logged.
     ///
     /// # Errors
     ///
@@ -333,6 +335,7 @@ impl Center {
         watchers.all.push(Arc::new(Watcher {
             id,
             names: names.iter().map(|name| (*name).to_owned()).collect(),
+            waiting: Mutex::default(),
             handler: Mutex::new(handler),
         }));
         Ok(Watching {
@@ -402,15 +405,21 @@ impl Shared {
         path: &str,
         change: impl FnOnce(&mut BTreeMap<String, Value>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let name = {
+        let changed = {
             let _read = self.read.lock();
-            let mut values = BTreeMap::clone(&self.values.read());
+            let before = self.values.read().clone();
+            let mut values = BTreeMap::clone(&before);
             change(&mut values)?;
-            let name = values::name(&values, path).to_owned();
+            let names = [&before, &values].map(|values| values::name(values, path));
+            let mut names = names.into_iter();
+            let changed = names.find(|name| before.get(*name) != values.get(*name));
+            let changed = changed.map(str::to_owned);
             *self.values.write() = Arc::new(values);
-            name
+            changed
         };
-        self.tell(&name);
+        if let Some(name) = changed {
+            self.tell(&name);
+        }
         Ok(())
     }
 
@@ -418,12 +427,32 @@ impl Shared {
         let watchers = self.watchers.lock().all.clone();
         for watcher in watchers {
             if watcher.names.is_empty() || watcher.names.contains(name) {
-                let mut handler = watcher.handler.lock();
-                panic::catch("epicycle::cluster", "the watch of a configuration", || {
-                    handler(name);
-                });
+                watcher.waiting.lock().insert(name.to_owned());
+                watcher.catch_up();
             }
         }
+    }
+}
+
+impl Watcher {
+    /// Calls the handler with all that waits. If it runs already, it is called again afterwards: a handler may change values itself, and
+    /// may end the center, which waits for the threads of other sources.
+    fn catch_up(&self) {
+        while let Some(mut handler) = self.handler.try_lock() {
+            while let Some(name) = self.next() {
+                panic::catch("epicycle::cluster", "the watch of a configuration", || {
+                    handler(&name);
+                });
+            }
+            drop(handler);
+            if self.waiting.lock().is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn next(&self) -> Option<String> {
+        self.waiting.lock().pop_first()
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Configuration, Mode, Source};
+use super::{Configuration, MAX_FILES, Mode, Source};
 use crate::cluster::backends::Nacos;
 use crate::cluster::polled::watch_polled;
 use crate::cluster::{Error, Watch};
@@ -34,6 +34,8 @@ struct Item {
 }
 
 const PATH: &str = "/v1/cs/configs";
+/// The most files of a page.
+const PAGE: usize = 100;
 const PAUSE: Duration = Duration::from_secs(3);
 
 impl NacosSource {
@@ -60,7 +62,7 @@ impl NacosSource {
 
     fn read(&self) -> Result<Vec<Configuration>, Error> {
         let mut files = Vec::new();
-        for number in 1.. {
+        for number in 1..=MAX_FILES / PAGE {
             let number = number.to_string();
             let params = [
                 ("search", "blur"),
@@ -68,7 +70,7 @@ impl NacosSource {
                 ("group", &self.group),
                 ("tenant", self.nacos.namespace()),
                 ("pageNo", &number),
-                ("pageSize", "100"),
+                ("pageSize", &PAGE.to_string()),
             ];
             let answer = self.nacos.call("GET", PATH, &params)?;
             let page: Page = serde_json::from_slice(&answer.unwrap_or_else(|| b"{}".to_vec()))
@@ -83,11 +85,12 @@ impl NacosSource {
                     Configuration::new(item.data_id, item.content.unwrap_or_default())
                 }));
             if is_last {
-                break;
+                files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+                return Ok(files);
             }
         }
-        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        Ok(files)
+        let problem = format!("the group {} has more than {MAX_FILES} files", self.group);
+        Err(self.nacos.error(problem))
     }
 }
 
