@@ -378,3 +378,22 @@ fn what_is_no_server_and_no_user_is_refused() {
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     }
 }
+
+#[test]
+fn a_time_may_be_as_long_as_there_is() {
+    let Some(server) = start(&[]) else {
+        return;
+    };
+    let memcache = open(&server);
+    let locks = MemcacheLocks::new(&memcache);
+    let held = locks.try_acquire("door", Duration::MAX).expect("answers");
+    assert!(held.is_some_and(|held| held.is_held()));
+    let cache = MemcacheCache::new(&memcache);
+    for years in [20, 100, u64::MAX / (365 * 24 * 3600)] {
+        let ttl = Duration::from_secs(years * 365 * 24 * 3600);
+        cache.set("key", "value", Some(ttl)).expect("answers");
+        assert!(cache.has("key").expect("answers"), "{years} years");
+    }
+    let set = cache.set("key", "value", Some(Duration::MAX));
+    set.expect("answers");
+}

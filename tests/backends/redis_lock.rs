@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use epicycle::cluster::Error;
+use epicycle::cluster::cache::{Cache, RedisCache};
 use epicycle::cluster::lock::{Locks, RedisLocks};
 use redis::Commands;
 
@@ -143,4 +144,19 @@ fn each_holder_has_a_higher_token() {
         .acquire("door", Duration::from_secs(5))
         .expect("is free");
     assert_eq!(guard.token(), None);
+}
+
+#[test]
+fn a_time_may_be_as_long_as_there_is() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let redis = server.open();
+    let locks = RedisLocks::new(&redis);
+    let held = locks.try_acquire("door", Duration::MAX).expect("answers");
+    assert!(held.is_some_and(|held| held.is_held()));
+    let cache = RedisCache::new(&redis);
+    let set = cache.set("key", "value", Some(Duration::MAX));
+    set.expect("answers");
+    assert!(cache.has("key").expect("answers"));
 }

@@ -218,7 +218,8 @@ fn expiry(ttl: Option<Duration>) -> i64 {
     let Some(ttl) = ttl else {
         return 0;
     };
-    let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+    let rounded = u64::from(ttl.subsec_nanos() > 0);
+    let seconds = ttl.as_secs().saturating_add(rounded);
     let seconds = match seconds {
         0 => 1,
         1..=LONGEST => seconds,
@@ -227,7 +228,8 @@ fn expiry(ttl: Option<Duration>) -> i64 {
             seconds.saturating_add(now.map_or(0, |now| now.as_secs()))
         }
     };
-    i64::try_from(seconds).unwrap_or(0)
+    // A moment that its 32 bits do not hold never comes.
+    i32::try_from(seconds).map_or(0, i64::from)
 }
 
 struct Dialer {
@@ -443,7 +445,7 @@ impl MemcacheBuilder {
         self
     }
 
-    /// Sets the time that a call may take: to wait for a connection, to dial, and for each read and write. The default is 3 s.
+    /// Sets the time that a call may take: to wait for a connection, to dial, to send a request, and to get the answer, each. The default is 3 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

@@ -9,8 +9,16 @@ use crate::tls::TlsClient;
 
 /// A blocking connection to a server, with TLS or without.
 pub(super) enum Stream {
-    Plain(TcpStream),
-    Secure(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Plain(Timed),
+    Secure(Box<StreamOwned<ClientConnection, Timed>>),
+}
+
+/// A socket whose peer has a time to take what is written, and then to answer, however small the pieces are.
+pub(super) struct Timed {
+    socket: TcpStream,
+    timeout: Duration,
+    ends: Instant,
+    is_writing: bool,
 }
 
 /// The address of a server.
@@ -45,7 +53,8 @@ impl Server {
 }
 
 impl Stream {
-    /// Dials the addresses of a server, one after the other. `timeout` is for all of them, and then for each read and write.
+    /// Dials the addresses of a server, one after the other. `timeout` is for all of them, and then
+    /// to send a request, and to read the answer, each.
     pub(super) fn dial(
         server: &Server,
         timeout: Duration,
@@ -75,12 +84,14 @@ impl Stream {
         timeout: Duration,
         tls: Option<&TlsClient>,
     ) -> Result<Self, String> {
-        let set = || {
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(timeout))?;
-            stream.set_write_timeout(Some(timeout))
+        let set = stream.set_nodelay(true);
+        set.map_err(|error| error.to_string())?;
+        let stream = Timed {
+            socket: stream,
+            timeout,
+            ends: Instant::now() + timeout,
+            is_writing: true,
         };
-        set().map_err(|error: io::Error| error.to_string())?;
         let Some(tls) = tls else {
             return Ok(Self::Plain(stream));
         };
@@ -98,16 +109,54 @@ impl Stream {
 /// A stream whose reads can be given a time.
 #[cfg(feature = "rabbitmq")]
 pub(super) trait ReadTimeout {
-    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()>;
+    /// The next read takes at most this time.
+    fn set_read_timeout(&mut self, timeout: Duration);
 }
 
 #[cfg(feature = "rabbitmq")]
 impl ReadTimeout for Stream {
-    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        match self {
-            Self::Plain(stream) => stream.set_read_timeout(Some(timeout)),
-            Self::Secure(stream) => stream.sock.set_read_timeout(Some(timeout)),
+    fn set_read_timeout(&mut self, timeout: Duration) {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Secure(stream) => &mut stream.sock,
+        };
+        socket.is_writing = false;
+        socket.ends = Instant::now() + timeout;
+    }
+}
+
+impl Timed {
+    /// Returns the time that is left. It begins anew when a read follows a write, and the other way round.
+    fn left(&mut self, is_writing: bool) -> io::Result<Duration> {
+        if self.is_writing != is_writing {
+            self.is_writing = is_writing;
+            self.ends = Instant::now() + self.timeout;
         }
+        let left = self.ends.saturating_duration_since(Instant::now());
+        match left.is_zero() {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(left),
+        }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.left(false)?;
+        self.socket.set_read_timeout(Some(left))?;
+        self.socket.read(into)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        let left = self.left(true)?;
+        self.socket.set_write_timeout(Some(left))?;
+        self.socket.write(from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
     }
 }
 
@@ -160,7 +209,5 @@ impl Write for Recorded<'_> {
 
 #[cfg(all(feature = "internals", feature = "rabbitmq"))]
 impl ReadTimeout for Recorded<'_> {
-    fn set_read_timeout(&self, _: Duration) -> io::Result<()> {
-        Ok(())
-    }
+    fn set_read_timeout(&mut self, _: Duration) {}
 }

@@ -19,6 +19,9 @@ struct Shared {
     making: Keyed<String>,
 }
 
+/// A longer time is cut to this, since Redis refuses moments that its clock cannot tell.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 impl RedisCache {
     /// Returns a cache with the prefix of due, `due:cache`.
     pub fn new(redis: &Redis) -> Self {
@@ -63,7 +66,9 @@ impl Cache for RedisCache {
         let mut set = self.command("SET", key);
         set.arg(value);
         match ttl {
-            Some(ttl) => set.arg("PX").arg(ttl.as_millis().max(1) as u64),
+            Some(ttl) => set
+                .arg("PX")
+                .arg(ttl.min(LONGEST).as_millis().max(1) as u64),
             None => set.arg("KEEPTTL"),
         };
         self.run(&set)

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::remote::{Remote, Store};
+use super::remote::{LONGEST, Remote, Store};
 use super::{LockGuard, Locks};
 use crate::cluster::Error;
 use crate::cluster::backends::Memcache;
@@ -67,6 +67,7 @@ impl Locks for MemcacheLocks {
     }
 
     fn try_acquire(&self, name: &str, ttl: Duration) -> Result<Option<LockGuard>, Error> {
+        let ttl = ttl.min(LONGEST);
         let whole = Duration::from_secs(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0));
         self.0.try_acquire(name, whole.max(TICK) + TICK)
     }

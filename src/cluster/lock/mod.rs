@@ -45,7 +45,8 @@ pub trait Locks: Send + Sync + 'static {
     /// [`Error::Busy`] if too many are held, and [`Error::Backend`] if the backend cannot be reached.
     fn acquire(&self, name: &str, wait: Duration) -> Result<LockGuard, Error>;
 
-    /// Takes the lock if it is free. `ttl` is the time after which a backend frees it if this process dies.
+    /// Takes the lock if it is free. `ttl` is the time after which a backend frees it if this process dies, at most a
+    /// day.
     ///
     /// # Errors
     ///

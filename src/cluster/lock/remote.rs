@@ -37,6 +37,8 @@ pub(super) trait Store: Send + Sync + 'static {
 
 /// The time that `acquire` asks for, as due does.
 const TTL: Duration = Duration::from_secs(3);
+/// A longer time is cut to this: the lock is renewed while its process lives.
+pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// The time between two attempts.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -72,6 +74,7 @@ impl<S: Store> Remote<S> {
         ttl: Duration,
     ) -> Result<Option<LockGuard>, Error> {
         super::check(name)?;
+        let ttl = ttl.min(LONGEST);
         let mut lock = Lock {
             store: self.store.clone(),
             key: format!("{}:{name}", self.prefix),

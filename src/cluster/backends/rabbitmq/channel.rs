@@ -142,8 +142,9 @@ impl<S: Read + Write + ReadTimeout> Channel<S> {
             wire::put_frame(&mut out, wire::BODY, CHANNEL, part);
         }
         self.write(&out)?;
+        let deadline = self.deadline();
         loop {
-            let payload = self.await_any()?;
+            let payload = self.await_any(deadline)?;
             match wire::method(&payload) {
                 Some(wire::ACK) => return Ok(()),
                 Some(wire::NACK) => {
@@ -156,7 +157,7 @@ impl<S: Read + Write + ReadTimeout> Channel<S> {
 
     /// Waits for a message, for at most `wait`.
     pub(super) fn receive(&mut self, wait: Duration) -> Result<Received, Failed> {
-        let Some(frame) = self.frame_within(wait)? else {
+        let Some(frame) = self.frame_until(Instant::now() + wait)? else {
             return Ok(Received::Nothing);
         };
         if frame.kind != wire::METHOD {
@@ -172,7 +173,8 @@ impl<S: Read + Write + ReadTimeout> Channel<S> {
         }
         let mut args = Reader(&payload[4..]);
         let tag = args.text().and_then(|_| args.long_long());
-        let header = self.content(wire::HEADER)?;
+        let mut deadline = self.deadline();
+        let header = self.content(wire::HEADER, deadline)?;
         let mut header = Reader(&header);
         let len = (header.long(), header.long_long()).1;
         let (Some(tag), Some(len)) = (tag, len.filter(|len| *len <= MAX_BODY)) else {
@@ -182,15 +184,19 @@ impl<S: Read + Write + ReadTimeout> Channel<S> {
         };
         let mut body = Vec::new();
         while (body.len() as u64) < len {
-            body.extend_from_slice(&self.content(wire::BODY)?);
+            let part = self.content(wire::BODY, deadline)?;
+            if !part.is_empty() {
+                deadline = self.deadline();
+            }
+            body.extend_from_slice(&part);
         }
         Ok(Received::Message { tag, body })
     }
 
     /// Returns the payload of the next frame, which belongs to a message.
-    fn content(&mut self, kind: u8) -> Result<Vec<u8>, Failed> {
+    fn content(&mut self, kind: u8, deadline: Instant) -> Result<Vec<u8>, Failed> {
         loop {
-            let frame = self.frame()?;
+            let frame = self.frame(deadline)?;
             match frame.kind {
                 wire::HEARTBEAT => {}
                 found if found == kind => return Ok(frame.payload),
@@ -200,8 +206,9 @@ impl<S: Read + Write + ReadTimeout> Channel<S> {
     }
 
     fn await_method(&mut self, wanted: Method) -> Result<Vec<u8>, Failed> {
+        let deadline = self.deadline();
         loop {
-            let payload = self.await_any()?;
+            let payload = self.await_any(deadline)?;
             if wire::method(&payload) == Some(wanted) {
                 return Ok(payload[4..].to_vec());
             }
@@ -209,9 +216,9 @@ impl<S: Read + Write + ReadTimeout> Channel<S> {
     }
 
     /// Returns the next method.
-    fn await_any(&mut self) -> Result<Vec<u8>, Failed> {
+    fn await_any(&mut self, deadline: Instant) -> Result<Vec<u8>, Failed> {
         loop {
-            let frame = self.frame()?;
+            let frame = self.frame(deadline)?;
             if frame.kind == wire::METHOD {
                 return Self::check(frame.payload);
             }
@@ -234,23 +241,27 @@ impl<S: Read + Write + ReadTimeout> Channel<S> {
         Ok(payload)
     }
 
-    fn frame(&mut self) -> Result<Frame, Failed> {
-        self.frame_within(self.timeout)?
+    /// Returns the moment at which an answer is too late. Signs of life do not change it.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    fn frame(&mut self, deadline: Instant) -> Result<Frame, Failed> {
+        self.frame_until(deadline)?
             .ok_or_else(|| Failed::Lost("it has not answered in time".to_owned()))
     }
 
-    fn frame_within(&mut self, wait: Duration) -> Result<Option<Frame>, Failed> {
-        let deadline = Instant::now() + wait;
+    /// Returns none if there is no whole frame in time.
+    fn frame_until(&mut self, deadline: Instant) -> Result<Option<Frame>, Failed> {
         loop {
-            if let Some(frame) = wire::take_frame(&mut self.read).map_err(Failed::Lost)? {
-                return Ok(Some(frame));
-            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(None);
             }
-            let set = self.stream.set_read_timeout(left);
-            set.map_err(|error| Failed::Lost(error.to_string()))?;
+            if let Some(frame) = wire::take_frame(&mut self.read).map_err(Failed::Lost)? {
+                return Ok(Some(frame));
+            }
+            self.stream.set_read_timeout(left);
             let mut some = [0; 16 << 10];
             match self.stream.read(&mut some) {
                 Ok(0) => {
