@@ -1,10 +1,12 @@
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::ending::Ending;
 use super::{Error, Watch, watch};
 
 const RETRY: Duration = Duration::from_millis(500);
+/// The time between two polls, however soon the backend answers: one that tells no position never waits for a change.
+const PACE: Duration = Duration::from_millis(50);
 
 /// Watches what `poll` returns, on a thread: at the first call for a position at once, and then when it may have changed or after some
 /// seconds. What `poll` waits for is interrupted by the end of the watch.
@@ -19,6 +21,7 @@ pub(super) fn watch_polled<T: Clone + PartialEq + Send + 'static, P: Default + S
     sender.replace(last.clone());
     let follow = move || {
         while !ending.is_over() {
+            let began = Instant::now();
             match poll(&mut position, &ending) {
                 Ok(new) => {
                     sender.set_lost(false);
@@ -26,6 +29,7 @@ pub(super) fn watch_polled<T: Clone + PartialEq + Send + 'static, P: Default + S
                         sender.replace(new.clone());
                         last = new;
                     }
+                    ending.wait(PACE.saturating_sub(began.elapsed()));
                 }
                 Err(_) if ending.is_over() => {}
                 Err(error) => {

@@ -20,6 +20,7 @@ mod due_gate;
 mod due_node;
 mod etcd_registry;
 mod etcd_server;
+mod hostile;
 mod interworking;
 mod interworking_gate;
 mod interworking_node;

@@ -6,6 +6,7 @@ use epicycle::cluster::eventbus::{EventBus, RedisEventBus};
 use epicycle::cluster::locator::{LocationEvent, Locator, RedisLocator};
 use redis::Commands;
 
+use crate::bus::{next, payloads};
 use crate::process::free_port;
 use crate::redis_server::Server;
 use crate::util::eventually;
@@ -237,6 +238,21 @@ fn a_watch_whose_channels_are_refused_is_lost() {
         .expect("is set");
     eventually("it is found", || watch.handle().lost_since().is_none());
     drop(watch);
+    // The same for a bus, whose subscriptions begin later.
+    let () = redis::cmd("ACL")
+        .arg(&["SETUSER", "game", "&due:eventbus:l*"])
+        .query(&mut stranger)
+        .expect("is set");
+    let bus = RedisEventBus::new(&redis);
+    eventually("it is let in", || {
+        let subscribed = bus.subscribe("login", Box::new(|_| {}));
+        subscribed.is_ok()
+    });
+    for topic in ["lobby", "login", "logout", "loss", "lost", "luck"] {
+        let (_subscription, heard) = payloads(&bus, topic);
+        bus.publish(topic, "7").expect("is allowed");
+        assert_eq!(next(&heard), "7");
+    }
 }
 
 #[test]

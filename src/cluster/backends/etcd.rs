@@ -1,5 +1,5 @@
 use std::fmt;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ const TOKEN_IS_OLD: [&str; 3] = [
     "revision of auth store is old",
     "user name is empty",
 ];
+/// The longest reason for which a watch is refused.
+const MAX_REFUSAL: u64 = 64 << 10;
 /// The greatest answer of a watch, in one line.
 const MAX_LINE: usize = 64 << 20;
 
@@ -110,11 +112,12 @@ impl Etcd {
                 false => Problem::lost(error),
             })?;
             let status = response.status().as_u16();
-            let mut lines = BufReader::new(response.into_body());
+            let lines = BufReader::new(response.into_body());
             if status != 200 {
                 let mut text = Vec::new();
-                let _ = lines.read_until(b'\n', &mut text);
+                let _ = lines.take(MAX_REFUSAL).read_until(b'\n', &mut text);
                 check(status, &text)?;
+                return Err(Problem::of_status(status, "it streams nothing"));
             }
             Ok(Stream(lines))
         })

@@ -135,7 +135,7 @@ impl<D: Dial> Pool<D> {
         loop {
             if let Some((connection, since)) = state.idle.pop() {
                 drop(state);
-                let mut lease = Lease::new(self, connection);
+                let mut lease = Lease::new(self, Some(connection));
                 let is_usable = since.elapsed() < FRESH
                     || (lease.connection.as_mut())
                         .is_some_and(|connection| self.dial.is_alive(connection));
@@ -161,7 +161,7 @@ impl<D: Dial> Pool<D> {
             if state.open < self.max {
                 state.open += 1;
                 drop(state);
-                return self.dial_one();
+                return self.dial_one(Lease::new(self, None));
             }
             if state.waiting == MAX_WAITING {
                 return Err(Error::Busy {
@@ -179,16 +179,16 @@ impl<D: Dial> Pool<D> {
         }
     }
 
-    /// Makes a connection. It is counted already.
-    fn dial_one(&self) -> Result<Lease<'_, D>, Error> {
+    /// Makes the connection of a lease.
+    fn dial_one<'p>(&'p self, mut lease: Lease<'p, D>) -> Result<Lease<'p, D>, Error> {
         match self.dial.dial() {
-            Ok(connection) => Ok(Lease::new(self, connection)),
+            Ok(connection) => {
+                lease.connection = Some(connection);
+                Ok(lease)
+            }
             Err(problem) => {
-                let mut state = self.state.lock();
-                state.open -= 1;
-                self.lost(&mut state, problem.clone(), true);
-                drop(state);
-                self.freed.notify_one();
+                drop(lease);
+                self.lost(&mut self.state.lock(), problem.clone(), true);
                 Err(self.error(problem))
             }
         }
@@ -224,17 +224,20 @@ impl<D: Dial> Pool<D> {
     }
 }
 
-/// A connection that a call uses. Its drop closes it, unless it is given back.
+/// A connection that a call uses, or is about to make. Its drop closes it, unless it is given back.
 struct Lease<'p, D: Dial> {
     pool: &'p Pool<D>,
     connection: Option<D::Connection>,
+    is_given_back: bool,
 }
 
 impl<'p, D: Dial> Lease<'p, D> {
-    fn new(pool: &'p Pool<D>, connection: D::Connection) -> Self {
+    /// Returns the lease of a connection that is counted already.
+    fn new(pool: &'p Pool<D>, connection: Option<D::Connection>) -> Self {
         Self {
             pool,
-            connection: Some(connection),
+            connection,
+            is_given_back: false,
         }
     }
 
@@ -247,6 +250,7 @@ impl<'p, D: Dial> Lease<'p, D> {
         state.health.answered(D::BACKEND);
         if let Some(connection) = self.connection.take() {
             state.idle.push((connection, now));
+            self.is_given_back = true;
         }
         drop(state);
         self.pool.freed.notify_one();
@@ -255,8 +259,8 @@ impl<'p, D: Dial> Lease<'p, D> {
 
 impl<D: Dial> Drop for Lease<'_, D> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            drop(connection);
+        drop(self.connection.take());
+        if !self.is_given_back {
             self.pool.state.lock().open -= 1;
             self.pool.freed.notify_one();
         }

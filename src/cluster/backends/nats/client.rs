@@ -95,6 +95,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 const PING: u64 = 1;
 /// Refusals beyond these are only logged.
 const MAX_REFUSALS: usize = 1024;
+/// The bytes of a refusal that are kept: a subject and the reason.
+const MAX_REFUSAL: usize = 1024;
 
 fn policy() -> Reconnect {
     Reconnect::new(FIRST_DELAY, LONGEST_DELAY)
@@ -234,7 +236,8 @@ impl NatsClient {
     }
 
     fn on_error(&mut self, text: &[u8]) {
-        let text = String::from_utf8_lossy(text).trim_matches('\'').to_owned();
+        let text = String::from_utf8_lossy(&text[..text.len().min(MAX_REFUSAL)]);
+        let text = text.trim_matches('\'').to_owned();
         log::warn!(target: "epicycle::cluster", "nats: {text}");
         if self.refusals.len() < MAX_REFUSALS {
             self.refusals.push(text);

@@ -49,6 +49,8 @@ struct State {
 
 /// A connection without messages is asked for a sign of life after this time.
 const QUIET: Duration = Duration::from_secs(5);
+/// A thread that cannot be woken looks this often at what is wanted.
+const LATE: Duration = Duration::from_millis(200);
 /// The time that the answer may take.
 const PONG: Duration = Duration::from_secs(3);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
@@ -127,6 +129,7 @@ impl Subscriptions {
             *users -= 1;
             if *users == 0 {
                 state.wanted.remove(channel);
+                state.refused.remove(channel);
                 state.is_stale = true;
             }
         }
@@ -193,7 +196,8 @@ impl Shared {
         self.follow(&mut subscriptions)?;
         self.state.lock().lost = None;
         listener.on_found();
-        let result = self.receive(listener, &mut subscriptions);
+        let turn = if refused.is_empty() { QUIET } else { LATE };
+        let result = self.receive(listener, &mut subscriptions, turn);
         if result.is_err() {
             listener.on_lost();
             // Its drop waits for an answer.
@@ -206,9 +210,10 @@ impl Shared {
         &self,
         listener: &impl Listener,
         subscriptions: &mut PubSub<'_>,
+        turn: Duration,
     ) -> Result<(), RedisError> {
-        let mut followed = Instant::now();
-        subscriptions.set_read_timeout(Some(QUIET))?;
+        let (mut followed, mut heard) = (Instant::now(), Instant::now());
+        subscriptions.set_read_timeout(Some(turn))?;
         loop {
             let mut state = self.state.lock();
             if state.is_over {
@@ -216,7 +221,7 @@ impl Shared {
             }
             let is_stale = std::mem::take(&mut state.is_stale);
             drop(state);
-            if is_stale || followed.elapsed() >= QUIET {
+            if is_stale || followed.elapsed() >= turn {
                 self.follow(subscriptions)?;
                 followed = Instant::now();
             }
@@ -225,12 +230,15 @@ impl Shared {
                     self.follow(subscriptions)?;
                 }
                 Ok(message) => {
+                    heard = Instant::now();
                     listener.on_message(message.get_channel_name(), message.get_payload_bytes());
                 }
+                Err(error) if error.is_timeout() && heard.elapsed() < QUIET => {}
                 Err(error) if error.is_timeout() => {
                     subscriptions.set_read_timeout(Some(PONG))?;
                     subscriptions.ping::<redis::Value>()?;
-                    subscriptions.set_read_timeout(Some(QUIET))?;
+                    subscriptions.set_read_timeout(Some(turn))?;
+                    heard = Instant::now();
                 }
                 Err(error) => return Err(error),
             }
