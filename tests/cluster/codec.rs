@@ -157,6 +157,23 @@ fn what_is_deep_or_multiplies_is_refused() {
             "{codec:?}"
         );
     }
+    // Other ways to be deep, into a value that takes all of them.
+    for codec in text_codecs() {
+        let data = match codec.name() {
+            "json" => around("[", "]"),
+            "toml" => format!("{}t=1", "t.".repeat(DEPTH)),
+            "xml" => around("<t><u/>", "</t>"),
+            "yaml" => (0..DEPTH / 10).map(|n| " ".repeat(n) + "t:\n").collect(),
+            _ => continue,
+        };
+        let read = codec.decode::<serde_json::Value>(data.as_bytes());
+        assert!(is_codec_error(read.map(|_| 0)), "{codec:?}");
+        if codec.name() == "toml" {
+            let table = format!("[{}t]\nn=1", "t.".repeat(DEPTH));
+            let read = codec.decode::<serde_json::Value>(table.as_bytes());
+            assert!(is_codec_error(read.map(|_| 0)));
+        }
+    }
     if let Ok(yaml) = "yaml".parse::<Codec>() {
         let mut bomb = "t0: &t0 [x, x, x, x, x, x, x, x]\n".to_owned();
         for n in 1..12 {

@@ -164,6 +164,10 @@ fn keys_that_cannot_be_are_told_with_the_remedy() {
     // No message has a secret in it.
     let secret = private.lines().nth(1).expect("has a body");
     assert!(!told(swapped).contains(secret));
+    let lines: Vec<_> = private.lines().collect();
+    let headless = lines[1..lines.len() - 1].concat();
+    let headless = EccCipher::new().decrypt_with(&headless);
+    assert!(!told(headless.expect_err("has no first line")).contains(secret));
     assert!(EccSigner::new(Hash::Sha256, "1").is_err());
     assert!(generate_rsa(512).is_err());
 }

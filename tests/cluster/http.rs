@@ -412,3 +412,21 @@ fn a_route_that_cannot_be_is_told_at_the_start() {
     let error = twice.start().expect_err("is twice there");
     assert!(error.to_string().contains("/a"), "{error}");
 }
+
+#[test]
+fn clients_are_not_told_where_other_servers_are() {
+    let lost = Error::Backend {
+        backend: "redis",
+        problem: "10.0.0.7:6379: connection refused".to_owned(),
+    };
+    let down = Error::LinkDown {
+        peer: "10.0.0.7:6379".to_owned(),
+    };
+    for error in [lost, down] {
+        let told = HttpError::from(error);
+        assert_eq!(told.status, 502);
+        assert!(!told.problem.contains("10.0.0.7"), "{}", told.problem);
+    }
+    let busy = HttpError::from(Error::Busy { what: "queue" });
+    assert!(busy.status == 503 && busy.problem.contains("queue"));
+}

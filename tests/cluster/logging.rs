@@ -80,6 +80,14 @@ fn a_record_is_a_line_of_text() {
 }
 
 #[test]
+fn a_record_commands_no_terminal() {
+    let (dir, logger) = opened("terminals = [\"file\"]");
+    write(&logger, Level::Info, "from \x1b[2J\rme:\tä");
+    let text = text(&dir);
+    assert!(text.ends_with(" from \\u{1b}[2J\\rme:\tä\n"), "{text}");
+}
+
+#[test]
 fn a_record_is_an_object_with_a_stack_from_a_level_on() {
     let (dir, logger) = opened(
         "terminals = [\"file\"]\nfile.format = \"json\"\nstackLevel = \"error\"\ncallFullPath = true\ntimeFormat = \"06-01-02\"",

@@ -14,8 +14,13 @@ pub(super) fn read(key: &str) -> Result<Cow<'_, str>, CryptoError> {
     if key.contains("-----BEGIN ") {
         return Ok(key.into());
     }
+    // A key without its first line would be shown. No encoding of a key has dots.
+    let shown = match key.contains('.') && key.len() < 256 {
+        true => format!("{key:?}"),
+        false => "it".to_owned(),
+    };
     let failed = |problem: String| CryptoError::Key {
-        problem: format!("{key:?} is no text in PEM, and as a file: {problem}"),
+        problem: format!("{shown} is no text in PEM, and as the path of a file: {problem}"),
     };
     let bytes = read_at_most(MAX_FILE, Path::new(key));
     let bytes = bytes.map_err(|error| failed(error.to_string()))?;

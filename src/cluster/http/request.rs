@@ -180,8 +180,14 @@ impl HttpError {
     }
 }
 
+/// A backend or a peer that has failed is logged, and the client is not told which one.
 impl From<Error> for HttpError {
     fn from(error: Error) -> Self {
+        // The problem names other servers and their addresses, which are nobody's business.
+        if matches!(error, Error::Backend { .. } | Error::LinkDown { .. }) {
+            log::warn!(target: "epicycle::cluster", "a request has failed: {error}");
+            return Self::new(502, "another server has failed; see the log");
+        }
         let status = match &error {
             Error::NotFoundEndpoint { .. }
             | Error::NotFoundUserLocation { .. }

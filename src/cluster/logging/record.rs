@@ -63,8 +63,17 @@ impl Filled {
         if let Some(place) = &self.place {
             let _ = write!(line, " {place}");
         }
-        // A message of several lines must not look like several records.
-        let _ = write!(line, " {}", self.message.replace('\n', "\n\t"));
+        line.push(' ');
+        for character in self.message.chars() {
+            match character {
+                // A message of several lines must not look like several records.
+                '\n' => line.push_str("\n\t"),
+                '\t' => line.push('\t'),
+                // Those of a stranger's text would command the terminal of whoever reads the log.
+                _ if character.is_control() => line.extend(character.escape_default()),
+                _ => line.push(character),
+            }
+        }
         if let Some(stack) = &self.stack {
             let _ = write!(line, "\nStack:\n{}", stack.trim_end());
         }
