@@ -87,6 +87,13 @@ fn the_error_tells_who_has_failed_and_how() {
     assert_eq!(code("/who/echo"), 400);
     let busy = client.call::<_, ()>("/who/fails", &503).wait();
     assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
+    // A text that no header holds.
+    let long = client.call::<_, ()>("/who/fails-at-length", &()).wait();
+    let Err(Error::Service(status)) = long else {
+        panic!("{long:?}");
+    };
+    assert_eq!(status.code, 1001);
+    assert!(status.message.starts_with("€€€") && status.reason.starts_with("€€€"));
     let number = client.call::<_, u8>("/who/am-i", &()).wait();
     assert!(matches!(number, Err(Error::Codec(_))), "{number:?}");
     let odd = client.call::<_, String>("/who/a b", &()).wait();

@@ -63,6 +63,10 @@ fn services(id: &str, keeper: &Arc<Gatekeeper>) -> GrpcTransporter {
         methods.call("fails", |_call, code: i32| {
             Err::<(), _>(Status::new(code, "kein Geld €").with_reason("spent"))
         });
+        methods.call("fails-at-length", |_call, (): ()| {
+            let long = "€".repeat(100_000);
+            Err::<(), _>(Status::new(1001, long.clone()).with_reason(long))
+        });
         methods.call("panics", |_call, (): ()| {
             if true {
                 panic!("on purpose");

@@ -15,6 +15,9 @@ const CODE: &str = "epicycle-code";
 /// The metadata with the reason of a status.
 const REASON: &str = "epicycle-reason-bin";
 
+/// The most bytes of a message or a reason. Longer ones would fail the call as a connection that is broken.
+const MAX_TEXT: usize = 1024;
+
 /// Bodies as they are.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Raw;
@@ -109,9 +112,15 @@ pub(super) fn to_grpc(status: &Status) -> GrpcStatus {
     let mut metadata = MetadataMap::new();
     metadata.insert(CODE, MetadataValue::from(status.code));
     if !status.reason.is_empty() {
-        metadata.insert_bin(REASON, MetadataValue::from_bytes(status.reason.as_bytes()));
+        let reason = cut(&status.reason);
+        metadata.insert_bin(REASON, MetadataValue::from_bytes(reason.as_bytes()));
     }
-    GrpcStatus::with_metadata(known, &*status.message, metadata)
+    GrpcStatus::with_metadata(known, cut(&status.message), metadata)
+}
+
+/// Returns as much of a text as trailers have room for, which other implementations bound at 8 KiB, three bytes for each of the text.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
 /// Returns the status of rpc for one that a server has sent.
