@@ -19,7 +19,7 @@ use epicycle::cluster::{Error, Kind};
 /// A gate, which passes the packets of clients to nodes
 #[derive(Parser)]
 struct Flags {
-    /// An address for clients: tcp://HOST:PORT or ws://HOST:PORT/PATH; may be repeated
+    /// An address for clients: tcp://HOST:PORT, ws://HOST:PORT/PATH or kcp://HOST:PORT (feature kcp); may be repeated
     #[arg(long, value_name = "ADDR", default_value = "tcp://:3553")]
     listen: Vec<String>,
     /// The address for other servers

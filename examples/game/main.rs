@@ -4,8 +4,8 @@
 //! cargo run --features cluster --example game -- --bots 10
 //! ```
 //!
-//! Open http://127.0.0.1:8080/ and use the arrow keys. The page talks to the gate over WebSocket, the bots over TCP. The lobby is the
-//! state of the node, and each room is an actor with a clock. `protocol.rs` has the packets.
+//! Open http://127.0.0.1:8080/ and use the arrow keys. The page talks to the gate over WebSocket, the bots over TCP, or over KCP with
+//! `--features cluster,kcp` and `--listen kcp://127.0.0.1:3555 --listen ws://127.0.0.1:3554/`. The lobby is the state of the node, and each room is an actor with a clock. `protocol.rs` has the packets.
 
 mod arena;
 mod bots;
@@ -29,7 +29,8 @@ use self::page::Page;
 /// Players run for coins in rooms
 #[derive(Parser)]
 struct Flags {
-    /// An address for players: tcp://HOST:PORT or ws://HOST:PORT/PATH; may be repeated
+    /// An address for players: tcp://HOST:PORT, ws://HOST:PORT/PATH or kcp://HOST:PORT (feature kcp); may be repeated. The bots use the
+    /// first one
     #[arg(long, value_name = "ADDR", default_values = ["tcp://127.0.0.1:3553", "ws://127.0.0.1:3554/"])]
     listen: Vec<String>,
     /// The address of the web page, which plays over the first ws:// address
@@ -72,13 +73,20 @@ fn start(flags: &Flags) -> Result<Game, Error> {
         .reactors(1)
         .start(move |_| Page::new(port))?;
     let clients = Clients::start(1)?;
-    let bots = bots::start(&clients, &gate.client_addrs()[0].to_string(), flags.bots)?;
+    let bots = bots::start(&clients, &first(&flags.listen, &gate), flags.bots)?;
     Ok(Game {
         bots,
         page,
         gate,
         node,
     })
+}
+
+/// Returns the first address for players, with its port.
+fn first(listeners: &[String], gate: &Gate) -> String {
+    let (scheme, host) = listeners[0].split_once("://").unwrap_or_default();
+    let path = host.find('/').map_or("", |at| &host[at..]);
+    format!("{scheme}://{}{path}", gate.client_addrs()[0])
 }
 
 fn main() -> ExitCode {

@@ -14,6 +14,8 @@ pub(super) struct KcpCodec {
     kcp: Option<Box<Kcp>>,
     /// True if this side sends the first datagram.
     begins: bool,
+    /// The number of the connection if this side begins it, and otherwise the secret that proves the address of the peer.
+    number: u32,
     options: KcpOptions,
     pub(super) packets: PacketCodec,
     /// The beginning of a packet whose rest has not arrived.
@@ -40,11 +42,12 @@ pub(super) enum End {
 }
 
 impl KcpCodec {
-    /// Returns the codec of a client's session at a gate.
-    pub(super) fn server(options: KcpOptions, packets: PacketOptions) -> Self {
+    /// Returns the codec of a client's session at a gate, with a number that nobody can guess.
+    pub(super) fn server(options: KcpOptions, packets: PacketOptions, secret: [u8; 4]) -> Self {
         Self {
             kcp: None,
             begins: false,
+            number: u32::from_le_bytes(secret),
             options,
             packets: PacketCodec::new(packets),
             beginning: Vec::new(),
@@ -58,7 +61,7 @@ impl KcpCodec {
     pub(super) fn client(options: KcpOptions, packets: PacketOptions) -> Self {
         Self {
             begins: true,
-            ..Self::server(options, packets)
+            ..Self::server(options, packets, rand::random())
         }
     }
 
@@ -136,7 +139,7 @@ where
             let Some(conv) = Kcp::opening(datagram).filter(|_| !codec.begins) else {
                 return Ok(());
             };
-            let kcp = Kcp::server(conv, &codec.options, now, rand::random());
+            let kcp = Kcp::server(conv, &codec.options, now, codec.number);
             codec.kcp.insert(Box::new(kcp))
         }
     };
@@ -162,7 +165,7 @@ where
         return Err(WriteError::Closed);
     };
     if codec.kcp.is_none() && codec.begins {
-        let kcp = Kcp::client(rand::random(), &codec.options, now);
+        let kcp = Kcp::client(codec.number, &codec.options, now);
         codec.kcp = Some(Box::new(kcp));
     }
     let Some(kcp) = codec.kcp.as_mut().filter(|_| !codec.is_closing) else {

@@ -89,6 +89,8 @@ pub struct Kcp {
     tells_window: bool,
     /// The bytes that an address may still be sent that is not proved.
     allowance: Option<usize>,
+    /// True if that was too little for what was due. Nothing is due then before the next datagram of the peer.
+    is_starved: bool,
     /// The datagram that is being made.
     datagram: Vec<u8>,
     /// The sizes of the peer's groups of FEC.
@@ -174,6 +176,7 @@ impl Kcp {
             ack_at: None,
             tells_window: false,
             allowance: None,
+            is_starved: false,
             datagram: Vec::new(),
             sizes: options.fec.unwrap_or(Sizes::USUAL),
             repair: None,
@@ -203,6 +206,7 @@ impl Kcp {
         }
         if let Some(allowance) = &mut self.allowance {
             *allowance += UNPROVED * datagram.len();
+            self.is_starved = false;
         }
         if let Some(data) = data {
             self.take(data, now, false);
@@ -334,6 +338,7 @@ impl Kcp {
             datagram: std::mem::take(&mut self.datagram),
             mtu: self.mtu,
             allowance: &mut self.allowance,
+            is_starved: false,
             protection: self.protection.as_deref_mut(),
             at,
             out: &mut out,
@@ -384,11 +389,15 @@ impl Kcp {
             });
         }
         datagrams.finish();
+        self.is_starved = datagrams.is_starved;
         self.datagram = datagrams.datagram;
     }
 
     /// Returns the time at which [`flush`](Self::flush) has to be called, whatever else happens; `None` if nothing is due.
     pub fn check(&self) -> Option<Instant> {
+        if self.is_starved {
+            return None;
+        }
         let at = self.ack_at.into_iter().chain(self.sending.due_at()).min()?;
         Some(self.began + Duration::from_millis(at))
     }
@@ -408,6 +417,7 @@ struct Datagrams<'a, F: FnMut(&[u8])> {
     datagram: Vec<u8>,
     mtu: usize,
     allowance: &'a mut Option<usize>,
+    is_starved: bool,
     protection: Option<&'a mut Protection>,
     at: u64,
     out: &'a mut F,
@@ -419,6 +429,7 @@ impl<F: FnMut(&[u8])> Datagrams<'_, F> {
         let begins = self.begins(segment.len());
         let head = if begins { self.head() } else { 0 };
         if !self.allow(head + segment.len()) {
+            self.is_starved = true;
             return false;
         }
         if begins {

@@ -29,7 +29,7 @@ use crate::util;
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Flags {
-    /// The gate: tcp://HOST:PORT or ws://HOST:PORT/PATH
+    /// The gate: tcp://HOST:PORT, ws://HOST:PORT/PATH or kcp://HOST:PORT
     #[arg(long)]
     addr: String,
     /// The number of clients

@@ -303,7 +303,10 @@ impl EventHandler for GateReactor {
                 ws::ServerCodec::new(limits).into()
             }
             #[cfg(feature = "kcp")]
-            Some(Door::Kcp(options)) => KcpCodec::server(options.clone(), packet).into(),
+            Some(Door::Kcp(options)) => {
+                let secret = self.shared.options.chance.bytes();
+                KcpCodec::server(options.clone(), packet, secret).into()
+            }
             Some(Door::Links) | None => FrameCodec::default().into(),
         }
     }

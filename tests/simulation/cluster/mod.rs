@@ -2,6 +2,8 @@
 
 mod binding;
 mod field;
+#[cfg(feature = "kcp")]
+mod kcp;
 mod moving;
 mod node;
 mod passing;
