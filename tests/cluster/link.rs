@@ -152,7 +152,7 @@ impl Pair {
                         match request {
                             Request::Deliver { cid, .. } => self.served.push(cid),
                             Request::GetState => answer.value = Value::State(1),
-                            Request::GetIp { .. } | Request::GetAddr { .. } => {
+                            Request::GetIp { .. } | Request::GetAddr { .. } | Request::Bye => {
                                 self.asked.push(request.op());
                             }
                             _ => {}
@@ -592,6 +592,8 @@ fn after_a_bye_nothing_more_is_taken_and_calls_are_still_answered() {
     );
     assert!(matches!(pair.results[&2], Ok(Code::Done)));
     assert_eq!(pair.served, [1]);
+    // Now the listener knows that nothing else is under way.
+    assert_eq!(pair.asked.last(), Some(&Op::Bye));
     assert!(matches!(pair.deliver(6), Err(Error::Draining)));
     assert!(matches!(pair.call(7), Err(Error::Draining)));
     // Another connection takes them again.
@@ -634,7 +636,10 @@ fn a_peer_that_says_bye_amid_the_opening_is_known_before_it_leaves() {
         ["Up { extensions: true, state: Some(1) }", "Bye"]
     );
     assert!(matches!(pair.deliver(3), Err(Error::Draining)));
-    assert_eq!(pair.served, [1]);
+    assert_eq!(
+        (&pair.served[..], &pair.asked[..]),
+        (&[1][..], &[Op::Bye][..])
+    );
 }
 
 #[test]

@@ -458,10 +458,7 @@ impl<T> Lane<T> {
             Ok(Request::Bye) => match &mut self.phase {
                 // The kind of the peer comes first, so that its owner knows how to treat what was sent to it.
                 Phase::Opening(opening) => opening.leaves = true,
-                phase => {
-                    *phase = Phase::Leaving;
-                    events(LaneEvent::Bye);
-                }
+                _ => self.leave(events),
             },
             Ok(Request::Reject {
                 cid,
@@ -572,10 +569,19 @@ impl<T> Lane<T> {
         self.flush(Some(extensions));
         events(LaneEvent::Up { extensions, state });
         if leaves {
-            self.phase = Phase::Leaving;
-            events(LaneEvent::Bye);
+            self.leave(events);
         }
         Ok(())
+    }
+
+    /// Sends the peer no more, and tells it so behind all that was sent: then it knows that nothing is under way.
+    fn leave(&mut self, events: &mut impl FnMut(LaneEvent<'_, T>)) {
+        if !matches!(self.phase, Phase::Leaving) {
+            self.phase = Phase::Leaving;
+            // It has no part that could be too long.
+            let _ = Request::Bye.encode_into(0, &mut self.output);
+            events(LaneEvent::Bye);
+        }
     }
 }
 

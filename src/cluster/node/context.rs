@@ -225,6 +225,7 @@ impl Core {
         with(lanes, &mut |peer, event| match event {
             LaneEvent::GaveUp { frames, .. } => counters.given_up.add(frames),
             LaneEvent::Answered { token, result } => {
+                counters.calls.subtract(1);
                 if result.is_ok() {
                     let took = now.saturating_duration_since(token.since);
                     counters.call.record_time(took);

@@ -20,7 +20,7 @@ const HANDING_OVER: Duration = Duration::from_secs(2);
 /// The time within which gates learn of the state `hang`. A packet of a stateless route that comes to a node after Bye is lost.
 const SETTLING: Duration = Duration::from_millis(500);
 
-/// When nothing has come for this time after Bye, nothing is under way.
+/// When nothing has come for this time after Bye, and the others have said Bye as well, nothing is under way.
 const QUIET: Duration = Duration::from_millis(250);
 
 /// The least time for asking the locator about all users, and the threads that do.
@@ -75,6 +75,12 @@ impl Node {
         let shared = &self.shared;
         let has_jobs = shared.jobs.load(Ordering::Acquire) > 0;
         !has_jobs && self.stats().timers == 0 && !shared.actors.has_awaited()
+    }
+
+    /// Returns true if nothing more comes, and nothing that has come waits for a gate or the locator.
+    fn is_left(&self) -> bool {
+        let (stats, asking) = (self.stats(), self.shared.pool.stats());
+        stats.left >= stats.links && stats.calls == 0 && asking.queued + asking.running == 0
     }
 
     /// Calls `ask` for each user that is bound here, on worker threads: until `ends`, but for ten seconds at least.
@@ -241,7 +247,7 @@ impl Drain {
                 if came != *last {
                     (*last, *since) = (came, now);
                 }
-                let is_quiet = now.duration_since(*since) >= QUIET;
+                let is_quiet = now.duration_since(*since) >= QUIET && node.is_left();
                 let is_over = match node.is_idle() {
                     true => is_quiet || now >= *least,
                     false => is_past(self.ends.map(|ends| ends.max(*least))),

@@ -131,9 +131,12 @@ impl Core {
             }
             asked => asked,
         };
-        if let Err((Asked { call, .. }, error)) = asked {
-            self.counters().calls_failed.add(1);
-            self.ended.push((call, Err(error)));
+        match asked {
+            Ok(()) => self.counters().calls.add(1),
+            Err((Asked { call, .. }, error)) => {
+                self.counters().calls_failed.add(1);
+                self.ended.push((call, Err(error)));
+            }
         }
     }
 

@@ -33,6 +33,8 @@ metric_set! {
         lost: counter,
         /// Times from requests to gates until their answers.
         call: time_histogram,
+        /// Requests to gates that wait for their answers, now.
+        calls: gauge,
         /// Requests to gates that were not answered.
         calls_failed: counter,
         /// Timers of handlers, now.
@@ -45,6 +47,8 @@ metric_set! {
         gates_lost: counter,
         /// Links that other servers have dialled, now.
         links: gauge,
+        /// Those of them by which nothing more comes, since this node is about to stop, now.
+        left: gauge,
         /// Links refused, since there were too many.
         links_refused: counter,
         /// Requests of other servers that were not served: malformed, or not allowed.

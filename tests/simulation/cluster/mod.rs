@@ -4,6 +4,7 @@ mod binding;
 mod field;
 #[cfg(feature = "kcp")]
 mod kcp;
+mod mixed;
 mod moving;
 mod node;
 mod passing;

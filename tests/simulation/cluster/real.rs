@@ -9,10 +9,10 @@ use epicycle::cluster::registry::{MemoryRegistry, Registry};
 use epicycle::cluster::{Error, Event, State};
 use parking_lot::Mutex;
 
-use super::node::{ECHO, LOGIN, Log, PLAY, Told, What};
+use super::node::{ECHO, LOGIN, Log, PLAY, TOKEN, Told, What};
 
 /// The route by which a node that drains gives a user to another one.
-const TAKE: i32 = 4;
+const TAKE: i32 = 5;
 
 /// The state of a real node.
 pub(crate) struct Game {
@@ -44,6 +44,9 @@ pub(crate) fn builder(
         })
         .route(ECHO, echo)
         .route(LOGIN, login)
+        .route(TOKEN, |_, cx| {
+            cx.resume_token(|_: &mut Game, cx, token| cx.respond(&token?))
+        })
         .route_with(PLAY, RouteFlag::Stateful, echo)
         .route_with(TAKE, RouteFlag::Internal, |_, cx| {
             cx.bind_node(cx.uid(), |_: &mut Game, _, bound| bound)
@@ -85,9 +88,11 @@ fn login(game: &mut Game, cx: &mut Request<'_>) -> Result<(), Error> {
         if bound.is_err() {
             return logged_in(cx, uid, Code::Failed);
         }
-        cx.bind_node(uid, move |_: &mut Game, cx, bound| {
-            bound?;
-            logged_in(cx, uid, Code::Done)
+        cx.bind_node(uid, move |_: &mut Game, cx, bound| match bound {
+            Ok(()) => logged_in(cx, uid, Code::Done),
+            // It is about to stop.
+            Err(Error::Draining) => logged_in(cx, uid, Code::Failed),
+            Err(error) => Err(error),
         })
     })
 }

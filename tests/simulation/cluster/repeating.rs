@@ -3,7 +3,7 @@
 use epicycle::cluster::gate::DuplicateLogin;
 
 use super::passing::Nodes;
-use super::{binding, moving, passing, resume};
+use super::{binding, mixed, moving, passing, resume};
 
 /// Runs each of some seeds twice.
 fn repeats(run: impl Fn(u64) -> String) {
@@ -39,4 +39,9 @@ fn logins_in_a_world_repeat_themselves() {
 #[test]
 fn users_that_come_back_in_a_world_repeat_themselves() {
     repeats(resume::come_and_go);
+}
+
+#[test]
+fn everything_at_once_in_a_world_repeats_itself() {
+    repeats(mixed::mix);
 }

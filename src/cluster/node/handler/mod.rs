@@ -73,6 +73,8 @@ pub(super) struct Link {
     owners: FxHashMap<i64, usize>,
     /// True if links of the same server have left theirs: see [`Shared::parked`].
     has_parked: bool,
+    /// True once its server has said that it sends no more.
+    has_left: bool,
     undecided: Undecided,
 }
 impl<T: 'static> NodeReactor<T> {
@@ -293,6 +295,7 @@ impl<T: 'static> EventHandler for NodeReactor<T> {
                 let refused = stats.malformed + stats.refused;
                 counters.requests_refused.add(refused);
                 counters.links.subtract(1);
+                counters.left.subtract(link.has_left.into());
                 self.core.shared.entrance.admission().release(None);
                 log::debug!(target: "epicycle::cluster", "the link of {} has ended: {reason}", link.inbound.name());
                 self.close_link(*link);

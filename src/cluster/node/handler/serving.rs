@@ -42,6 +42,7 @@ impl<T: 'static> NodeReactor<T> {
             hash: 0,
             owners: FxHashMap::default(),
             has_parked: false,
+            has_left: false,
             undecided: Undecided::default(),
         };
         Some(Session::Inbound(Box::new(link)))
@@ -113,7 +114,12 @@ impl<T: 'static> NodeReactor<T> {
                 let shared = &self.core.shared;
                 answer.code = shared.registered.set_state_code(state, &shared.pool);
             }
-            // The link has refused what a node does not serve, and has nothing to do for a Bye.
+            drpc::Request::Bye => {
+                if !std::mem::replace(&mut link.has_left, true) {
+                    self.core.counters().left.add(1);
+                }
+            }
+            // The link has refused what a node does not serve.
             _ => answer.code = Code::Failed,
         }
         if seq == 0 {
