@@ -14,6 +14,11 @@ pub trait Observed: Send + Sync + 'static {
     /// Returns the state in which it is registered. `None` if it has one that nobody knows.
     fn state(&self) -> Option<State>;
 
+    /// Returns the endpoint of another server that has registered with the same id since, so that this one is no longer reached.
+    fn taken_by(&self) -> Option<String> {
+        None
+    }
+
     /// Adds its metrics, each with these labels. It may block for a moment, so it is not called on a reactor.
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition);
 }
@@ -68,6 +73,9 @@ impl Monitor {
             let state = part.state().map_or(-1.0, |state| state.code().into());
             let help = "The state: 0 shut, 1 work, 2 busy, 3 hang, -1 unknown.";
             to.gauge("epicycle_cluster_state", help, &labels, state);
+            let taken = f64::from(u8::from(part.taken_by().is_some()));
+            let help = "1 if another server has registered with the same id, so that this one is no longer reached.";
+            to.gauge("epicycle_cluster_record_taken", help, &labels, taken);
         }
     }
 

@@ -24,14 +24,14 @@ use crate::util::{LONG, eventually};
 
 const TOKEN: &str = "0123456789abcdef";
 
-struct Response {
+pub(crate) struct Response {
     status: u16,
     head: String,
     body: String,
 }
 
 impl Response {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{} {}", self.status, self.body))
     }
 }
@@ -65,7 +65,7 @@ fn ask(admin: &Admin, method: &str, path: &str, body: &str) -> Response {
     )
 }
 
-fn get(admin: &Admin, path: &str) -> Response {
+pub(crate) fn get(admin: &Admin, path: &str) -> Response {
     ask(admin, "GET", path, "")
 }
 

@@ -14,8 +14,9 @@ use epicycle::cluster::registry::{
 use epicycle::cluster::{Cluster, Error, Event, Kind, State, Watch, watch};
 use log::Level;
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::admin::get;
 use crate::util::logs::logs;
 use crate::util::{LONG, eventually};
 use crate::vectors::rows;
@@ -453,6 +454,48 @@ fn a_server_whose_id_another_one_takes_says_so_once_and_leaves_the_record_to_it(
         let of_second = format!("the {kind} twin at drpc://{second}");
         assert_eq!(logs.with(&of_second), []);
     }
+}
+
+#[test]
+fn a_server_whose_id_another_one_had_is_registered_again_when_that_one_has_ended() {
+    let cluster = Cluster::embedded();
+    let node = || cluster.node().id("twin").start().expect("starts");
+    let gate = || {
+        let gate = cluster.gate().id("twin").listen("tcp://127.0.0.1:0");
+        gate.start().expect("starts")
+    };
+    let (first_node, first_gate) = (node(), gate());
+    let metrics = || cluster.monitor().metrics();
+    let taken = |metrics: &str| {
+        metrics
+            .lines()
+            .filter(|line| {
+                line.starts_with("epicycle_cluster_record_taken") && line.ends_with(" 1")
+            })
+            .count()
+    };
+    assert_eq!(taken(&metrics()), 0);
+    let (second_node, second_gate) = (node(), gate());
+    eventually("both have lost their records", || taken(&metrics()) == 2);
+    let admin = cluster.admin().start().expect("starts");
+    let told = get(&admin, "/readyz").json();
+    assert_eq!(
+        (&told["ready"], &told["taken"]),
+        (&false.into(), &json!(["twin", "twin"]))
+    );
+    drop((second_node, second_gate));
+    let registry = cluster.registry();
+    for (kind, addr) in [
+        ("node", first_node.link_addr()),
+        ("gate", first_gate.link_addr()),
+    ] {
+        eventually("it is registered again", || {
+            let record = registry.find(kind, "twin").expect("is in memory");
+            record.is_some_and(|record| record.endpoint.contains(&addr.to_string()))
+        });
+    }
+    eventually("nobody has lost its record", || taken(&metrics()) == 0);
+    assert_eq!(get(&admin, "/readyz").json()["ready"], true);
 }
 
 /// A registry that does not answer for a while.

@@ -86,12 +86,19 @@ impl Desk {
         let takes_work = |state: Option<State>| matches!(state, Some(State::Work | State::Busy));
         let leaving = parts.iter().filter(|part| !takes_work(part.state()));
         let leaving: Vec<&str> = leaving.map(|part| part.identity().1).collect();
-        let is_ready = leaving.is_empty() && age < LOST;
+        let taken = parts.iter().filter(|part| part.taken_by().is_some());
+        let taken: Vec<&str> = taken.map(|part| part.identity().1).collect();
+        let is_ready = leaving.is_empty() && taken.is_empty() && age < LOST;
         let status = match is_ready {
             true => StatusCode::OK,
             false => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let told = json!({"ready": is_ready, "leaving": leaving, "registry_age_ms": millis(age)});
+        let told = json!({
+            "ready": is_ready,
+            "leaving": leaving,
+            "taken": taken,
+            "registry_age_ms": millis(age),
+        });
         Answer::json(status, &told)
     }
 

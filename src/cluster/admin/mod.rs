@@ -28,7 +28,7 @@
 //! | Request | Result |
 //! |---|---|
 //! | `GET /healthz` | 200 as long as the process works; needs no token |
-//! | `GET /readyz` | 200 if the registry can be reached and every part of the process takes work, else 503: one part in `hang` is enough; needs no token |
+//! | `GET /readyz` | 200 if the registry can be reached, and every part of the process takes work and has its record, else 503: one part in `hang` is enough; needs no token |
 //! | `GET /instances` | the records of all servers |
 //! | `PUT /instances/ID/state` | sets the state of a gate, a node, or a mesh with the secret of the cluster; the body is `{"state": "busy"}` |
 //! | `GET /users/UID` | the user's gate, address and nodes. A user without a gate has no address |

@@ -127,7 +127,8 @@ error_messages! {
 }
 
 impl Config {
-    /// Reads the files, the environment and the flags of this process. Warnings are logged.
+    /// Reads the files, the environment and the flags of this process. Warnings are logged. If this is before the logger of the process
+    /// is installed, call [`log_warnings`](Self::log_warnings) behind that.
     ///
     /// # Errors
     ///
@@ -139,9 +140,7 @@ impl Config {
         let flags = env::args_os().skip(1);
         let flags = flags.filter_map(|flag| flag.into_string().ok());
         let (config, faults) = Self::collect(env::vars_os().filter_map(utf8), flags)?;
-        for warning in &config.warnings {
-            log::warn!(target: "epicycle::cluster", "{warning}");
-        }
+        config.log_warnings();
         config.unless(faults)
     }
 
@@ -201,6 +200,13 @@ impl Config {
     /// Returns what is no fault and should be known: unknown keys, with the one that may be meant, and keys that have no meaning here.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Logs the [warnings](Self::warnings).
+    pub fn log_warnings(&self) {
+        for warning in &self.warnings {
+            log::warn!(target: "epicycle::cluster", "{warning}");
+        }
     }
 
     /// Returns the format of packets.

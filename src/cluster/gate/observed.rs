@@ -42,6 +42,10 @@ impl Observed for ObservedGate {
         State::from_code(self.shared.registered.state_code())
     }
 
+    fn taken_by(&self) -> Option<String> {
+        self.shared.registered.taken_by()
+    }
+
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
         self.shared.stats().expose(labels, to);
         self.shared.routes.expose(labels, to);

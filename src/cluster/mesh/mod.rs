@@ -141,6 +141,10 @@ impl Observed for Shared {
         State::from_code(self.registered.state_code())
     }
 
+    fn taken_by(&self) -> Option<String> {
+        self.registered.taken_by()
+    }
+
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
         self.server.expose(labels, to);
     }

@@ -25,6 +25,10 @@ impl Observed for ObservedNode {
         State::from_code(self.shared.registered.state_code())
     }
 
+    fn taken_by(&self) -> Option<String> {
+        self.shared.registered.taken_by()
+    }
+
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
         let shared = &self.shared;
         shared.stats().expose(labels, to);

@@ -14,7 +14,7 @@ use crate::workers::WorkerPool;
 
 /// The time until a server asks for its own record for the first time. Each next time comes after twice that, up to the second one.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
-const LAST_LOOK: Duration = Duration::from_secs(60);
+const LAST_LOOK: Duration = Duration::from_secs(10);
 
 /// The record of this server in the registry, and its state.
 pub(in crate::cluster) struct Registered {
@@ -103,7 +103,8 @@ impl Registered {
         self.registry.register(instance)
     }
 
-    /// Warns if another server has taken the record over, as a list of a watch shows. It may block.
+    /// Warns if another server has taken the record over, as a list of a watch shows, and registers again once that is gone. It may
+    /// block.
     pub(in crate::cluster) fn check_list(&self, list: &[Instance]) {
         let is_taken = self.record.lock().as_ref().is_some_and(|own| {
             let record = list.iter().find(|record| record.id == own.id);
@@ -115,7 +116,8 @@ impl Registered {
         }
     }
 
-    /// Warns if another server has taken the record over. It may block, and holds nothing up meanwhile.
+    /// Warns if another server has taken the record over, and registers again once that is gone. It may block, and holds nothing up
+    /// while it asks.
     fn check_owner(&self) {
         let own = self.record.lock().clone();
         let Some(own) = own else {
@@ -124,8 +126,12 @@ impl Registered {
         let Ok(record) = self.registry.find(&own.name, &own.id) else {
             return;
         };
+        let is_gone = record.is_none();
         let taken = record.map(|record| record.endpoint);
         let taken = taken.filter(|endpoint| *endpoint != own.endpoint);
+        if is_gone && self.taken_by.lock().is_some() {
+            return self.register_again();
+        }
         let mut taken_by = self.taken_by.lock();
         if let Some(other) = taken.as_ref().filter(|_| *taken_by != taken) {
             log::warn!(
@@ -135,6 +141,28 @@ impl Registered {
             );
         }
         *taken_by = taken;
+    }
+
+    /// Registers again, since the server that had taken the record is gone.
+    fn register_again(&self) {
+        let record = self.record.lock();
+        let Some(own) = record.as_ref() else {
+            return;
+        };
+        match self.registry.register(own) {
+            Ok(()) => {
+                self.taken_by.lock().take();
+                log::info!(target: "epicycle::cluster", "the {} {} at {} is registered again", own.name, own.id, own.endpoint);
+            }
+            Err(error) => {
+                log::warn!(target: "epicycle::cluster", "the {} {} is not registered again: {error}", own.name, own.id);
+            }
+        }
+    }
+
+    /// Returns the endpoint of another server that has taken the record over.
+    pub(in crate::cluster) fn taken_by(&self) -> Option<String> {
+        self.taken_by.lock().clone()
     }
 
     /// Asks for the own record now and then, for a server that watches no list with it.
