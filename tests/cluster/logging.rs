@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use epicycle::cluster::config::{Config, ConfigError};
 use epicycle::cluster::logging::Logger;
-use log::{Level, Log, Record};
+use log::{Level, LevelFilter, Log, Record};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -30,10 +30,14 @@ fn opened(lines: &str) -> (TempDir, Logger) {
 }
 
 fn write(logger: &Logger, level: Level, text: &str) {
+    write_as("game", logger, level, text);
+}
+
+fn write_as(target: &str, logger: &Logger, level: Level, text: &str) {
     logger.log(
         &Record::builder()
             .level(level)
-            .target("game")
+            .target(target)
             .file(Some("src/a/rooms.rs"))
             .line(Some(7))
             .args(format_args!("{text}"))
@@ -120,6 +124,26 @@ fn terminals_can_have_levels_of_their_own() {
         text.contains("one") && text.contains("three") && !text.contains("two"),
         "{text}"
     );
+}
+
+#[test]
+fn targets_can_have_levels_of_their_own() {
+    let (dir, logger) = opened("level = \"info\"");
+    let logger = logger.target("epicycle", LevelFilter::Debug);
+    let logger = logger.target("epicycle::rpc", LevelFilter::Warn);
+    for (target, level, text) in [
+        ("epicycle::rpc", Level::Info, "a call"),
+        ("epicycle::rpc", Level::Warn, "a slow call"),
+        ("epicycle::cluster", Level::Debug, "a link"),
+        ("game", Level::Info, "a room"),
+        ("game", Level::Debug, "a step"),
+    ] {
+        write_as(target, &logger, level, text);
+    }
+    let text = text(&dir);
+    let is_there =
+        ["a call", "a slow call", "a link", "a room", "a step"].map(|line| text.contains(line));
+    assert_eq!(is_there, [false, true, true, true, false], "{text}");
 }
 
 #[test]

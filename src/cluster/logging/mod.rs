@@ -57,6 +57,8 @@ use super::config::{LogConfig, LogFormat, LogRotation, TerminalConfig};
 /// Writes records to the console and to files. It is a [`log::Log`], which [`install`](Self::install) makes that of the process.
 pub struct Logger {
     level: LevelFilter,
+    /// The levels of targets that begin so. The last one that fits holds.
+    targets: Vec<(String, LevelFilter)>,
     form: Form,
     console: Option<Console>,
     file: Option<File>,
@@ -89,6 +91,7 @@ impl Logger {
         let is_on = |terminal: &TerminalConfig| terminal.is_on.unwrap_or(true);
         Ok(Self {
             level: config.level.unwrap_or(LevelFilter::Info),
+            targets: Vec::new(),
             form: Form {
                 stack_level: config.stack_level.unwrap_or(LevelFilter::Off),
                 time_format: config
@@ -108,13 +111,22 @@ impl Logger {
         })
     }
 
+    /// Gives all targets that begin with `prefix` a level of their own. The configuration has no key for that. A mesh logs each call at
+    /// `info` with the target `epicycle::rpc`, so `target("epicycle::rpc", LevelFilter::Warn)` leaves only what is slow or wrong.
+    #[must_use]
+    pub fn target(mut self, prefix: impl Into<String>, level: LevelFilter) -> Self {
+        self.targets.push((prefix.into(), level));
+        self
+    }
+
     /// Makes it the logger of the process, until its end.
     ///
     /// # Errors
     ///
     /// [`Error::Backend`] if the process has a logger already.
     pub fn install(self) -> Result<(), Error> {
-        let level = self.level;
+        let levels = self.targets.iter().map(|(_, level)| *level);
+        let level = levels.fold(self.level, Ord::max);
         log::set_boxed_logger(Box::new(self)).map_err(|error| failed(&error))?;
         log::set_max_level(level);
         Ok(())
@@ -123,7 +135,9 @@ impl Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
+        let mut targets = self.targets.iter().rev();
+        let own = targets.find(|(prefix, _)| metadata.target().starts_with(prefix));
+        metadata.level() <= own.map_or(self.level, |(_, level)| *level)
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -146,7 +146,8 @@ fn time_format(mut text: &str) -> Result<String, Problem> {
 
 /// Reads the list of terminals.
 fn terminals(log: &mut LogConfig, value: Value<'_>) -> Result<(), Problem> {
-    let names = value.list()?;
+    let names = value.list();
+    let names = names.map_err(|_| "use an array: [\"console\"], [\"file\"] or both".to_owned())?;
     if let Some(other) = names
         .iter()
         .find(|name| !["console", "file"].contains(&&***name))
@@ -165,7 +166,9 @@ fn only(
     other: &mut TerminalConfig,
     value: Value<'_>,
 ) -> Result<(), Problem> {
-    let levels: Result<Vec<Option<Level>>, Problem> = (value.list()?.iter())
+    let names = value.list();
+    let names = names.map_err(|_| "use an array of levels, such as [\"error\"]".to_owned())?;
+    let levels: Result<Vec<Option<Level>>, Problem> = (names.iter())
         .map(|name| level(name).map(|level| level.to_level()))
         .collect();
     terminal.levels = Some(levels?.into_iter().flatten().collect());
