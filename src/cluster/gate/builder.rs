@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -19,14 +18,12 @@ use crate::cluster::drpc::Secret;
 use crate::cluster::follower::Followers;
 #[cfg(feature = "tls")]
 use crate::cluster::link::LinkTls;
-use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
+use crate::cluster::link::{Identity, LaneOptions, Registration, endpoint, warn_if_open};
 use crate::cluster::locator::{GuardedLocator, LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::{Packet, PacketOptions};
-use crate::cluster::registry::{
-    Directory, GuardedRegistry, Instance, MemoryRegistry, Registered, Registry,
-};
+use crate::cluster::registry::{Directory, Registered, Registry};
 use crate::cluster::session::MAX_REACTORS;
-use crate::cluster::{Error, Kind, Monitor, new_uuid};
+use crate::cluster::{Error, Kind, Monitor};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::handler::Engine;
 use crate::engine::listen::Listen;
@@ -38,13 +35,9 @@ use crate::workers::WorkerPool;
 /// The options of a [`Gate`].
 #[must_use = "a builder does nothing until start is called"]
 pub struct GateBuilder {
-    id: Option<String>,
-    name: String,
+    pub(super) own: Registration,
     listeners: Vec<ClientListener>,
     link: String,
-    expose: Option<String>,
-    metadata: BTreeMap<String, String>,
-    registry: Arc<dyn Registry>,
     locator: Arc<dyn Locator>,
     dispatch: Policy,
     reactors: usize,
@@ -66,13 +59,9 @@ impl Gate {
     /// Returns the options of a gate, at their defaults.
     pub fn builder() -> GateBuilder {
         GateBuilder {
-            id: None,
-            name: Kind::Gate.to_string(),
+            own: Registration::new(Kind::Gate),
             listeners: Vec::new(),
             link: "tcp://127.0.0.1:0".to_owned(),
-            expose: None,
-            metadata: BTreeMap::new(),
-            registry: Arc::new(MemoryRegistry::new()),
             locator: Arc::new(MemoryLocator::new()),
             dispatch: Policy::default(),
             reactors: 1,
@@ -106,13 +95,13 @@ impl Gate {
 impl GateBuilder {
     /// Sets the instance id, which no other instance has. Default: a new uuid.
     pub fn id(mut self, id: impl Into<String>) -> Self {
-        self.id = Some(id.into());
+        self.own.id = Some(id.into());
         self
     }
 
     /// Sets the name that the registry shows as the alias. Default: `gate`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
+        self.own.name = name.into();
         self
     }
 
@@ -125,7 +114,7 @@ impl GateBuilder {
     /// Sets the host, or the host and port, that the registry shows for [`link`](Self::link). Default: the address that is
     /// listened on, which must not be that of every interface then.
     pub fn expose(mut self, host: impl Into<String>) -> Self {
-        self.expose = Some(host.into());
+        self.own.expose = Some(host.into());
         self
     }
 
@@ -135,7 +124,7 @@ impl GateBuilder {
         metadata: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
     ) -> Self {
         let pairs = metadata.into_iter();
-        self.metadata = pairs
+        self.own.metadata = pairs
             .map(|(key, value)| (key.into(), value.into()))
             .collect();
         self
@@ -143,7 +132,7 @@ impl GateBuilder {
 
     /// Sets the registry. Default: one in memory, which no other server has.
     pub fn registry(mut self, registry: impl Registry) -> Self {
-        self.registry = Arc::new(GuardedRegistry(registry));
+        self.own.set_registry(registry);
         self
     }
 
@@ -305,14 +294,13 @@ impl GateBuilder {
     /// Returns the server of the gate, and the rest of the gate, which begins once the server has started. `began` is the time
     /// in microseconds since 1970.
     pub(super) fn prepare(
-        self,
+        mut self,
         followers: Followers,
         pool: WorkerPool,
         began: u64,
     ) -> Result<(Server, Prepared), Error> {
         self.check()?;
-        let id = self.id.unwrap_or_else(new_uuid);
-        let ours = Identity::new(Kind::Gate, id);
+        let ours = Identity::new(Kind::Gate, self.own.take_id());
 
         // Nothing is read from a client for whom much waits, and a link is read whatever waits for it: see `Inbound`.
         let clients = ConnLimits::new()
@@ -362,7 +350,8 @@ impl GateBuilder {
             doors.push(door);
         }
 
-        let directory = Directory::start_as(&followers, self.registry.clone(), &["gate", "node"])?;
+        let directory =
+            Directory::start_as(&followers, self.own.registry.clone(), &["gate", "node"])?;
         let directory = Arc::new(directory);
         let locations = LocationCache::start_as(
             &followers,
@@ -371,7 +360,7 @@ impl GateBuilder {
             LocationCache::DEFAULT_CAPACITY,
         )?;
         let backends = Backends {
-            registered: Arc::new(Registered::new(self.registry.clone())),
+            registered: Arc::new(Registered::new(self.own.registry.clone())),
             directory,
             locator: self.locator.clone(),
             locations,
@@ -393,10 +382,7 @@ impl GateBuilder {
         );
         shared.resume = resume;
         let prepared = Prepared {
-            name: self.name,
-            expose: self.expose,
-            metadata: self.metadata,
-            registry: self.registry,
+            own: self.own,
             table: RouteTable::new(self.dispatch),
             shared: Arc::new(shared),
             followers,
@@ -407,7 +393,7 @@ impl GateBuilder {
 
     /// Returns the name that the registry will show as the alias.
     pub(in crate::cluster) fn alias(&self) -> &str {
-        &self.name
+        &self.own.name
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -446,10 +432,7 @@ impl GateBuilder {
 
 /// A gate whose server has not started.
 pub(super) struct Prepared {
-    name: String,
-    expose: Option<String>,
-    metadata: BTreeMap<String, String>,
-    registry: Arc<dyn Registry>,
+    own: Registration,
     table: RouteTable,
     shared: Arc<Shared>,
     followers: Followers,
@@ -471,20 +454,18 @@ impl Prepared {
     ) -> Result<Gate, Error> {
         let shared = self.shared;
         let addrs = engine.local_addrs().to_vec();
-        let endpoint = endpoint(&addrs[0], self.expose.as_deref())?;
+        let endpoint = endpoint(&addrs[0], self.own.expose.as_deref())?;
         warn_if_open(&addrs[0], shared.options.secret.is_some());
         #[cfg(feature = "tls")]
         let endpoint = endpoint.with_tls(shared.options.tls.is_some());
         let following = watching::start(
             &self.followers,
-            &*self.registry,
+            &*self.own.registry,
             self.table,
             &shared,
             engine,
         )?;
-        let mut instance = Instance::new(Kind::Gate, &*shared.ours.id, endpoint.to_string());
-        instance.alias = self.name;
-        instance.metadata = self.metadata;
+        let record = self.own.record(&shared.ours.id, endpoint.to_string());
         let observed = self.monitor.map(|monitor| {
             let observed = Arc::new(ObservedGate::new(shared.clone(), engine.clone()));
             monitor.add(&observed);
@@ -504,7 +485,7 @@ impl Prepared {
             following: Some(following),
             observed,
         };
-        gate.shared.registered.register(instance)?;
+        gate.shared.registered.register(record)?;
         Ok(gate)
     }
 }
@@ -518,8 +499,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 impl fmt::Debug for GateBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GateBuilder")
-            .field("id", &self.id)
-            .field("name", &self.name)
+            .field("id", &self.own.id)
+            .field("name", &self.own.name)
             .field("link", &self.link)
             .field("listeners", &self.listeners)
             .finish_non_exhaustive()

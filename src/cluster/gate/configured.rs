@@ -22,17 +22,9 @@ impl GateBuilder {
     /// [`Error::InvalidArgument`] if listeners do not agree, or if a certificate cannot be used.
     pub fn config(mut self, config: &Config) -> Result<Self, Error> {
         let gate = &config.gate;
-        if let Some(id) = &gate.id {
-            self = self.id(id);
-        }
-        if let Some(name) = &gate.name {
-            self = self.name(name);
-        }
+        self.own.configure(gate);
         if let Some(addr) = &gate.addr {
             self = self.link(format!("tcp://{addr}"));
-        }
-        if let Some(host) = &gate.expose {
-            self = self.expose(host);
         }
         if let Some(policy) = gate.dispatch {
             self = self.dispatch(policy);

@@ -53,6 +53,7 @@ mod listener;
 mod options;
 mod peers;
 mod queue;
+mod registration;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -65,6 +66,7 @@ pub(super) use self::lanes::{Lanes, LinkTimer};
 pub use self::listener::{Listener, ListenerStats, Verdict};
 pub use self::options::LaneOptions;
 pub(super) use self::peers::{endpoint, peers, registered, warn_if_open};
+pub(super) use self::registration::Registration;
 #[cfg(feature = "tls")]
 pub use self::tls::LinkTls;
 

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +7,9 @@ use super::transporter::Transporter;
 use super::{Error, Mesh, Shared};
 use crate::addr::Addr;
 use crate::cluster::drpc::Secret;
-use crate::cluster::link::endpoint;
-use crate::cluster::registry::{
-    GuardedRegistry, Instance, MemoryRegistry, Registered, Registry, ServiceEndpoint,
-};
-use crate::cluster::{Kind, Monitor, State, new_uuid};
+use crate::cluster::link::{Registration, endpoint};
+use crate::cluster::registry::{Registered, Registry, ServiceEndpoint};
+use crate::cluster::{Kind, Monitor, State};
 use crate::engine::listen::Listen;
 use crate::rpc::{PeerBuilder, Router, Status, code};
 
@@ -22,12 +19,7 @@ pub(in crate::cluster) const STATE: &str = "/cluster/state";
 /// The options of a [`Mesh`].
 #[must_use = "a builder does nothing until start is called"]
 pub struct MeshBuilder {
-    id: Option<String>,
-    name: String,
-    expose: Option<String>,
-    registry: Arc<dyn Registry>,
-    weight: u32,
-    metadata: BTreeMap<String, String>,
+    pub(super) own: Registration,
     drain: Duration,
     monitor: Option<Monitor>,
     rpc: RpcTransporter,
@@ -38,12 +30,7 @@ impl Mesh {
     /// Returns the options of a mesh, at their defaults.
     pub fn builder() -> MeshBuilder {
         MeshBuilder {
-            id: None,
-            name: Kind::Mesh.to_string(),
-            expose: None,
-            registry: Arc::new(MemoryRegistry::new()),
-            weight: 0,
-            metadata: BTreeMap::new(),
+            own: Registration::new(Kind::Mesh),
             drain: Duration::from_secs(60),
             monitor: None,
             rpc: RpcTransporter::default(),
@@ -56,26 +43,26 @@ impl Mesh {
 impl MeshBuilder {
     /// Sets the instance id, which no other instance has. Default: a new uuid.
     pub fn id(mut self, id: impl Into<String>) -> Self {
-        self.id = Some(id.into());
+        self.own.id = Some(id.into());
         self
     }
 
     /// Sets the name that the registry shows as the alias. Default: `mesh`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
+        self.own.name = name.into();
         self
     }
 
     /// Sets the host, or the host and port, that the registry shows. Default: the address that is listened on, which must not be
     /// that of every interface then.
     pub fn expose(mut self, host: impl Into<String>) -> Self {
-        self.expose = Some(host.into());
+        self.own.expose = Some(host.into());
         self
     }
 
     /// Sets the registry. Default: one in memory, which no other server has.
     pub fn registry(mut self, registry: impl Registry) -> Self {
-        self.registry = Arc::new(GuardedRegistry(registry));
+        self.own.set_registry(registry);
         self
     }
 
@@ -87,7 +74,7 @@ impl MeshBuilder {
 
     /// Sets the share of the calls that this instance gets, relative to the others. Default: 1.
     pub fn weight(mut self, weight: u32) -> Self {
-        self.weight = weight;
+        self.own.weight = weight;
         self
     }
 
@@ -100,7 +87,7 @@ impl MeshBuilder {
 
     /// Adds a pair to the metadata of the record.
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.metadata.insert(key.into(), value.into());
+        self.own.metadata.insert(key.into(), value.into());
         self
     }
 
@@ -151,7 +138,7 @@ impl MeshBuilder {
 
     /// Returns the name that the registry will show as the alias.
     pub(in crate::cluster) fn alias(&self) -> &str {
-        &self.name
+        &self.own.name
     }
 
     /// Starts the mesh, and registers it.
@@ -161,7 +148,7 @@ impl MeshBuilder {
     /// [`Error::InvalidArgument`] or [`Error::Start`] if an option or an address is wrong, and the error of the registry.
     pub fn start(mut self) -> Result<Mesh, Error> {
         let has_services = !self.rpc.services.is_empty();
-        let registered = Arc::new(Registered::new(self.registry));
+        let registered = Arc::new(Registered::new(self.own.registry.clone()));
         if self.rpc.secret.is_some() {
             let own = registered.clone();
             let routes = &mut self.rpc.routes;
@@ -183,21 +170,18 @@ impl MeshBuilder {
         check(&services)?;
         let server = transporter.serve()?;
         let (addr, is_secure) = (server.addr(), server.is_secure());
-        let exposed = endpoint(&Addr::Ip(addr), self.expose.as_deref())?;
+        let exposed = endpoint(&Addr::Ip(addr), self.own.expose.as_deref())?;
         let endpoint = ServiceEndpoint::new(scheme.clone(), exposed.address(), is_secure)?;
 
-        let id = self.id.unwrap_or_else(new_uuid);
-        let mut instance = Instance::new(Kind::Mesh, id.clone(), endpoint.to_string());
-        instance.alias = self.name;
-        instance.services = services;
-        instance.weight = self.weight;
-        instance.metadata = self.metadata;
+        let id = self.own.take_id();
+        let mut record = self.own.record(&id, endpoint.to_string());
+        record.services = services;
         let shared = Arc::new(Shared {
             id,
             registered,
             server,
         });
-        shared.registered.register(instance)?;
+        shared.registered.register(record)?;
         if let Some(monitor) = self.monitor {
             monitor.add(&shared);
         }
@@ -234,8 +218,8 @@ fn check(services: &[String]) -> Result<(), Error> {
 impl fmt::Debug for MeshBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeshBuilder")
-            .field("id", &self.id)
-            .field("name", &self.name)
+            .field("id", &self.own.id)
+            .field("name", &self.own.name)
             .field("services", &self.rpc.services)
             .finish_non_exhaustive()
     }

@@ -7,17 +7,9 @@ impl MeshBuilder {
     /// The mesh listens at every interface if the configuration says no host, and needs [`expose`](Self::expose) then.
     pub fn config(mut self, config: &Config) -> Self {
         let mesh = &config.mesh;
-        if let Some(id) = &mesh.id {
-            self = self.id(id);
-        }
-        if let Some(name) = &mesh.name {
-            self = self.name(name);
-        }
+        self.own.configure(mesh);
         if let Some(addr) = &mesh.addr {
             self = self.listen(format!("tcp://{addr}"));
-        }
-        if let Some(host) = &mesh.expose {
-            self = self.expose(host);
         }
         if let Some(weight) = mesh.weight {
             self = self.weight(weight);

@@ -1,5 +1,4 @@
 use std::any::TypeId;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
@@ -23,14 +22,12 @@ use crate::cluster::drpc::Secret;
 use crate::cluster::follower::Followers;
 #[cfg(feature = "tls")]
 use crate::cluster::link::LinkTls;
-use crate::cluster::link::{Identity, LaneOptions, endpoint, warn_if_open};
+use crate::cluster::link::{Identity, LaneOptions, Registration, endpoint, warn_if_open};
 use crate::cluster::locator::{GuardedLocator, LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::PacketOptions;
 use crate::cluster::reactors::QueuedBytes;
-use crate::cluster::registry::{
-    Directory, GuardedRegistry, Instance, MemoryRegistry, Registered, Registry,
-};
-use crate::cluster::{Error, Event, Kind, Monitor, new_uuid};
+use crate::cluster::registry::{Directory, Registered, Registry};
+use crate::cluster::{Error, Event, Kind, Monitor};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::handler::Engine;
 use crate::engine::listen::Listen;
@@ -41,13 +38,8 @@ use crate::workers::WorkerPool;
 /// The options of a [`Node`]. `T` is the application's state.
 #[must_use = "a builder does nothing until start is called"]
 pub struct NodeBuilder<T = ()> {
-    id: Option<String>,
-    name: String,
+    pub(super) own: Registration,
     link: String,
-    expose: Option<String>,
-    metadata: BTreeMap<String, String>,
-    weight: u32,
-    registry: Arc<dyn Registry>,
     locator: Arc<dyn Locator>,
     reactors: usize,
     pub(super) options: Options,
@@ -70,13 +62,8 @@ impl Node {
     /// Returns the options of a node without a state, at their defaults.
     pub fn builder() -> NodeBuilder {
         NodeBuilder {
-            id: None,
-            name: Kind::Node.to_string(),
+            own: Registration::new(Kind::Node),
             link: "tcp://127.0.0.1:0".to_owned(),
-            expose: None,
-            metadata: BTreeMap::new(),
-            weight: 0,
-            registry: Arc::new(MemoryRegistry::new()),
             locator: Arc::new(MemoryLocator::new()),
             reactors: 1,
             options: Options {
@@ -105,13 +92,13 @@ impl Node {
 impl<T: 'static> NodeBuilder<T> {
     /// Sets the instance id, which no other instance has. Default: a new uuid.
     pub fn id(mut self, id: impl Into<String>) -> Self {
-        self.id = Some(id.into());
+        self.own.id = Some(id.into());
         self
     }
 
     /// Sets the name that the registry shows as the alias. Nodes of one alias have the same routes. Default: `node`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
+        self.own.name = name.into();
         self
     }
 
@@ -124,14 +111,14 @@ impl<T: 'static> NodeBuilder<T> {
     /// Sets the host, or the host and port, that the registry shows for [`link`](Self::link). Default: the address that is
     /// listened on, which must not be that of every interface then.
     pub fn expose(mut self, host: impl Into<String>) -> Self {
-        self.expose = Some(host.into());
+        self.own.expose = Some(host.into());
         self
     }
 
     /// Sets the share of the packets that it gets, relative to other nodes, by [`Policy::Weighted`] and [`Policy::Hash`]. Default:
     /// 0, which counts as 1.
     pub fn weight(mut self, weight: u32) -> Self {
-        self.weight = weight;
+        self.own.weight = weight;
         self
     }
 
@@ -141,7 +128,7 @@ impl<T: 'static> NodeBuilder<T> {
         metadata: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
     ) -> Self {
         let pairs = metadata.into_iter();
-        self.metadata = pairs
+        self.own.metadata = pairs
             .map(|(key, value)| (key.into(), value.into()))
             .collect();
         self
@@ -149,7 +136,7 @@ impl<T: 'static> NodeBuilder<T> {
 
     /// Sets the registry. Default: one in memory, which no other server has.
     pub fn registry(mut self, registry: impl Registry) -> Self {
-        self.registry = Arc::new(GuardedRegistry(registry));
+        self.own.set_registry(registry);
         self
     }
 
@@ -229,7 +216,7 @@ impl<T: 'static> NodeBuilder<T> {
 impl<T> NodeBuilder<T> {
     /// Returns the name that the registry will show as the alias.
     pub(in crate::cluster) fn alias(&self) -> &str {
-        &self.name
+        &self.own.name
     }
 }
 
@@ -246,13 +233,8 @@ impl<T: 'static> NodeBuilder<T> {
             Error::argument("state", problem)
         });
         NodeBuilder {
-            id: self.id,
-            name: self.name,
+            own: self.own,
             link: self.link,
-            expose: self.expose,
-            metadata: self.metadata,
-            weight: self.weight,
-            registry: self.registry,
             locator: self.locator,
             reactors: self.reactors,
             options: self.options,
@@ -396,7 +378,7 @@ impl<T: 'static> NodeBuilder<T> {
 
     /// Returns the server of the node, and the rest of the node, which begins once the server has started.
     pub(super) fn prepare(
-        self,
+        mut self,
         followers: Followers,
         pools: Pools,
     ) -> Result<(Server, Prepared<T>), Error> {
@@ -410,8 +392,9 @@ impl<T: 'static> NodeBuilder<T> {
         }
         let mut hooks = self.hooks;
         hooks.run(Stage::Init);
-        let id = self.id.unwrap_or_else(new_uuid);
-        let directory = Directory::start_as(&followers, self.registry.clone(), &["gate", "node"])?;
+        let id = self.own.take_id();
+        let directory =
+            Directory::start_as(&followers, self.own.registry.clone(), &["gate", "node"])?;
         let directory = Arc::new(directory);
         let locations = LocationCache::start_as(
             &followers,
@@ -422,10 +405,10 @@ impl<T: 'static> NodeBuilder<T> {
         let links = Admission::new(self.options.max_links, usize::MAX, Prefix::HOST);
         let shared = Arc::new(Shared {
             ours: Identity::new(Kind::Node, id),
-            alias: self.name.as_str().into(),
+            alias: self.own.name.as_str().into(),
             options: self.options,
             state: TypeId::of::<T>(),
-            registered: Arc::new(Registered::new(self.registry.clone())),
+            registered: Arc::new(Registered::new(self.own.registry.clone())),
             locations,
             users: Mutex::default(),
             pool: pools.asking,
@@ -458,11 +441,7 @@ impl<T: 'static> NodeBuilder<T> {
             None => link,
         };
         let prepared = Prepared {
-            alias: self.name,
-            expose: self.expose,
-            metadata: self.metadata,
-            weight: self.weight,
-            registry: self.registry,
+            own: self.own,
             locator: self.locator,
             state: self.state,
             router,
@@ -485,11 +464,7 @@ pub(super) struct Pools {
 
 /// A node whose server has not started.
 pub(super) struct Prepared<T> {
-    alias: String,
-    expose: Option<String>,
-    metadata: BTreeMap<String, String>,
-    weight: u32,
-    registry: Arc<dyn Registry>,
+    own: Registration,
     locator: Arc<dyn Locator>,
     state: Arc<dyn Fn(usize) -> T + Send + Sync>,
     router: Arc<Router<T>>,
@@ -519,25 +494,22 @@ impl<T: 'static> Prepared<T> {
     ) -> Result<Node, Error> {
         let shared = self.shared;
         let addr = engine.local_addrs()[0].clone();
-        let endpoint = endpoint(&addr, self.expose.as_deref())?;
+        let endpoint = endpoint(&addr, self.own.expose.as_deref())?;
         warn_if_open(&addr, shared.options.secret.is_some());
         #[cfg(feature = "tls")]
         let endpoint = endpoint.with_tls(shared.options.tls.is_some());
         let table = RouteTable::new(shared.options.dispatch);
         let following = watch(
             &self.followers,
-            &*self.registry,
+            &*self.own.registry,
             &*self.locator,
             &shared,
             table,
             engine,
         )?;
-        let mut instance = Instance::new(Kind::Node, &*shared.ours.id, endpoint.to_string());
-        instance.alias = self.alias;
-        instance.metadata = self.metadata;
-        instance.weight = self.weight;
-        instance.routes = self.router.specs();
-        instance.events = self.router.events(shared.counters.len());
+        let mut record = self.own.record(&shared.ours.id, endpoint.to_string());
+        record.routes = self.router.specs();
+        record.events = self.router.events(shared.counters.len());
         let mut node = Node {
             shared,
             posting: self.posting,
@@ -547,7 +519,7 @@ impl<T: 'static> Prepared<T> {
             following: Some(following),
             observed: None,
         };
-        node.shared.registered.register(instance)?;
+        node.shared.registered.register(record)?;
         if let Some(monitor) = &node.shared.options.monitor {
             monitor.add(node.observed.insert(Arc::new(ObservedNode {
                 shared: node.shared.clone(),
@@ -562,8 +534,8 @@ impl<T: 'static> Prepared<T> {
 impl<T> fmt::Debug for NodeBuilder<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NodeBuilder")
-            .field("id", &self.id)
-            .field("name", &self.name)
+            .field("id", &self.own.id)
+            .field("name", &self.own.name)
             .field("link", &self.link)
             .finish_non_exhaustive()
     }

@@ -14,17 +14,9 @@ impl<T: 'static> NodeBuilder<T> {
     /// [`Error::InvalidArgument`] if the format of packets cannot be.
     pub fn config(mut self, config: &Config) -> Result<Self, Error> {
         let node = &config.node;
-        if let Some(id) = &node.id {
-            self = self.id(id);
-        }
-        if let Some(name) = &node.name {
-            self = self.name(name);
-        }
+        self.own.configure(node);
         if let Some(addr) = &node.addr {
             self = self.link(format!("tcp://{addr}"));
-        }
-        if let Some(host) = &node.expose {
-            self = self.expose(host);
         }
         if let Some(weight) = node.weight {
             self = self.weight(weight);
