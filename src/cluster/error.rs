@@ -141,7 +141,7 @@ error_messages! {
         Error::Service(status) => "the service answered: {status}",
         Error::Start(error) => "{error}",
         Error::Codec(error) => "{error}",
-        Error::Backend { backend, problem } => "the {backend}: {problem}",
+        Error::Backend { backend, problem } => "{}: {problem}" (spelled(backend)),
     }
     causes {
         Error::Start(error) => &**error,
@@ -171,6 +171,21 @@ impl Error {
             false => Ok(()),
         }
     }
+}
+
+/// Returns a backend's name as its makers spell it.
+pub(super) fn spelled(backend: &'static str) -> Cow<'static, str> {
+    let name = match backend {
+        "consul" => "Consul",
+        "etcd" | "memcached" => backend,
+        "kafka" => "Kafka",
+        "nacos" => "Nacos",
+        "nats" => "NATS",
+        "rabbitmq" => "RabbitMQ",
+        "redis" => "Redis",
+        _ => return format!("the {backend}").into(),
+    };
+    name.into()
 }
 
 impl From<crate::Error> for Error {

@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use super::{Kind, State};
-use crate::metrics::Exposition;
+use crate::metrics::{Expose, Exposition};
 
 /// A part of a process that tells its state and its metrics: a gate, a node, a mesh.
 pub trait Observed: Send + Sync + 'static {
@@ -39,7 +40,17 @@ pub trait Observed: Send + Sync + 'static {
 /// # Ok::<(), epicycle::cluster::Error>(())
 /// ```
 #[derive(Clone, Default)]
-pub struct Monitor(Arc<Mutex<Vec<Weak<dyn Observed>>>>);
+pub struct Monitor(Arc<Lists>);
+
+#[derive(Default)]
+struct Lists {
+    parts: Mutex<Vec<Weak<dyn Observed>>>,
+    /// By role.
+    sources: Mutex<BTreeMap<String, Arc<Source>>>,
+}
+
+/// Something else that has metrics.
+type Source = dyn Expose + Send + Sync;
 
 impl Monitor {
     /// Returns an empty list.
@@ -49,10 +60,32 @@ impl Monitor {
 
     /// Adds a part. It leaves the list with its last `Arc`.
     pub fn add(&self, part: &Arc<impl Observed>) {
-        let mut parts = self.0.lock();
+        let mut parts = self.0.parts.lock();
         parts.retain(|part| part.strong_count() > 0);
         let part: Weak<dyn Observed> = Arc::downgrade(&(part.clone() as Arc<dyn Observed>));
         parts.push(part);
+    }
+
+    /// Adds what is no part but has metrics: a backend, an event bus, metrics of the application. They get the label `role`. Another one
+    /// of that role is replaced. It is held until the last clone of the monitor is gone, and so a backend keeps its connections.
+    ///
+    /// ```
+    /// use epicycle::cluster::Monitor;
+    /// use epicycle::cluster::eventbus::{EventBus, MemoryEventBus};
+    ///
+    /// let (monitor, bus) = (Monitor::new(), MemoryEventBus::new());
+    /// monitor.add_metrics("bus", bus.clone());
+    /// bus.publish("login", "7")?;
+    /// assert!(monitor.metrics().contains(r#"epicycle_bus_published_total{role="bus"} 1"#));
+    /// # Ok::<(), epicycle::cluster::Error>(())
+    /// ```
+    pub fn add_metrics(
+        &self,
+        role: impl Into<String>,
+        source: impl Expose + Send + Sync + 'static,
+    ) {
+        let replaced = (self.0.sources.lock()).insert(role.into(), Arc::new(source));
+        drop(replaced);
     }
 
     /// Returns the metrics of all parts in the text format of Prometheus, with the label `id`.
@@ -64,8 +97,12 @@ impl Monitor {
         text
     }
 
-    /// Adds the metrics of all parts.
+    /// Adds the metrics of all parts, and of all that was [added](Self::add_metrics).
     pub fn expose(&self, to: &mut Exposition) {
+        let sources = self.0.sources.lock().clone();
+        for (role, source) in sources {
+            source.expose(&[("role", &*role)], to);
+        }
         for part in self.parts() {
             let (kind, id) = part.identity();
             part.expose(&[("id", id)], to);
@@ -81,7 +118,12 @@ impl Monitor {
 
     /// Returns the parts that are there now.
     pub(super) fn parts(&self) -> Vec<Arc<dyn Observed>> {
-        self.0.lock().iter().filter_map(Weak::upgrade).collect()
+        self.0
+            .parts
+            .lock()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
     }
 }
 

@@ -42,3 +42,4 @@ mod redis_topology;
 mod registries;
 mod speed;
 mod standin;
+mod state;

@@ -91,7 +91,7 @@ impl HttpServers {
             timeout: settings.timeout,
             current: AtomicUsize::new(0),
             token: Mutex::default(),
-            health: Mutex::default(),
+            health: Mutex::new(Health::new(backend)),
         })
     }
 
@@ -157,16 +157,21 @@ impl HttpServers {
                 Err(Problem::Lost(problem)) => last = format!("{url}: {problem}"),
             }
         }
-        self.health.lock().lost(self.backend, &last);
+        self.health.lock().lost(&last);
         Err(self.error(last))
     }
 
     pub(super) fn stats(&self) -> BackendStats {
-        self.health.lock().stats()
+        let engine = self.client.engine().stats();
+        let connections = engine.reactors.iter().map(|reactor| reactor.connections);
+        BackendStats {
+            connections: connections.sum::<u64>() as usize,
+            ..self.health.lock().stats()
+        }
     }
 
     fn answered(&self) {
-        self.health.lock().answered(self.backend);
+        self.health.lock().answered();
     }
 
     pub(super) fn error(&self, problem: impl Into<String>) -> Error {

@@ -196,12 +196,12 @@ impl Kafka {
                 .set_partition_offset(topic, partition, Offset::Offset(end))
                 .map_err(|error| failed(&error))?;
         }
-        self.0.health.lock().answered(BACKEND);
+        self.0.health.lock().answered();
         Ok(positions)
     }
 
     fn lost(&self, error: &KafkaError) -> Error {
-        self.0.health.lock().lost(BACKEND, error);
+        self.0.health.lock().lost(error);
         failed(error)
     }
 }
@@ -217,7 +217,7 @@ fn receive(
             // Another subscription may have begun meanwhile, which gets it.
             Some(Ok(_)) if is_over.load(Ordering::Acquire) => return,
             Some(Ok(message)) => {
-                consumer.context().health.lock().answered(BACKEND);
+                consumer.context().health.lock().answered();
                 let received = Received {
                     consumer: Arc::downgrade(consumer),
                     topic: message.topic().to_owned(),
@@ -254,7 +254,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.health.lock().lost(BACKEND, reason);
+            self.health.lock().lost(reason);
         } else {
             log::debug!(target: "epicycle::cluster", "kafka: {error}: {reason}");
         }
@@ -269,12 +269,12 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, sender: Self::DeliveryOpaque) {
         let result = match result {
             Ok(_) => {
-                self.health.lock().answered(BACKEND);
+                self.health.lock().answered();
                 Ok(())
             }
             Err((error, _)) => {
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut) {
-                    self.health.lock().lost(BACKEND, error);
+                    self.health.lock().lost(error);
                 }
                 Err(error.clone())
             }
@@ -351,7 +351,7 @@ impl KafkaBuilder {
         for (name, value) in &self.options {
             config.set(name, value);
         }
-        let health = Arc::<Mutex<Health>>::default();
+        let health = Arc::new(Mutex::new(Health::new(BACKEND)));
         let context = Context {
             health: health.clone(),
         };

@@ -82,6 +82,7 @@ impl Memcache {
     pub fn stats(&self) -> BackendStats {
         let all = self.0.iter().map(Pool::stats);
         let both = all.reduce(|a, b| BackendStats {
+            backend: a.backend,
             is_up: a.is_up && b.is_up,
             last_ok: a.last_ok.zip(b.last_ok).map(|(a, b)| a.max(b)),
             queue: a.queue + b.queue,

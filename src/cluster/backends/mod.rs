@@ -58,6 +58,7 @@ mod stream;
 use std::time::Duration;
 
 use super::Error;
+use crate::metrics::{Expose, Exposition};
 
 /// The parsers by themselves, for fuzzing.
 #[cfg(feature = "internals")]
@@ -110,16 +111,54 @@ fn check_timeout(timeout: Duration) -> Result<(), Error> {
     Err(Error::argument("timeout", problem))
 }
 
-/// The state of a backend.
+/// The state of a backend. [`Monitor::add_metrics`](crate::cluster::Monitor::add_metrics) brings it into the metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackendStats {
-    /// True if the last call reached it.
+    /// The backend's name: `redis`, for example.
+    pub backend: &'static str,
+    /// True if it was reached, and not lost since. A call, a subscription and a watch tell; before the first of them it is false.
     pub is_up: bool,
-    /// The time since a call was last answered, or `None` if none ever was.
+    /// The time since it last answered, to a call or to a sign of life, or `None` if it never did.
     pub last_ok: Option<Duration>,
     /// Calls that wait for a connection; of NATS, bytes.
     pub queue: usize,
     /// Connections, those of Redis for subscriptions not included.
     pub connections: usize,
+}
+
+impl Expose for BackendStats {
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        let labels = [labels, &[("backend", self.backend)]].concat();
+        let help = "1 if the backend was reached and not lost since.";
+        let up = f64::from(u8::from(self.is_up));
+        to.gauge("epicycle_backend_up", help, &labels, up);
+        if let Some(last_ok) = self.last_ok {
+            let help = "Seconds since the backend last answered. It lacks until it has.";
+            let seconds = last_ok.as_secs_f64();
+            to.gauge("epicycle_backend_last_ok_seconds", help, &labels, seconds);
+        }
+        let help = "Calls that wait for a connection to the backend now; of NATS, bytes.";
+        to.gauge("epicycle_backend_queue", help, &labels, self.queue as f64);
+        let help = "Connections to the backend now.";
+        let connections = self.connections as f64;
+        to.gauge("epicycle_backend_connections", help, &labels, connections);
+    }
+}
+
+/// Has backends expose their state.
+macro_rules! expose {
+    ($($feature:literal $backend:ident),+) => {$(
+        #[cfg(feature = $feature)]
+        impl Expose for $backend {
+            fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+                self.stats().expose(labels, to);
+            }
+        }
+    )+};
+}
+
+expose! {
+    "consul" Consul, "etcd" Etcd, "kafka" Kafka, "memcache" Memcache, "nacos" Nacos, "nats" Nats, "rabbitmq" RabbitMq,
+    "redis" Redis
 }

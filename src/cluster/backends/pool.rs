@@ -1,5 +1,7 @@
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "redis")]
+use parking_lot::MappedMutexGuard;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::BackendStats;
@@ -72,7 +74,7 @@ impl<D: Dial> Pool<D> {
             idle: Vec::new(),
             open: 0,
             waiting: 0,
-            health: Health::default(),
+            health: Health::new(D::BACKEND),
             backoff: Backoff::default(),
             down: None,
         };
@@ -127,6 +129,12 @@ impl<D: Dial> Pool<D> {
             connections: state.open,
             ..state.health.stats()
         }
+    }
+
+    /// Returns what is known of the backend, for connections that are not of the pool.
+    #[cfg(feature = "redis")]
+    pub(super) fn health(&self) -> MappedMutexGuard<'_, Health> {
+        MutexGuard::map(self.state.lock(), |state| &mut state.health)
     }
 
     fn lease(&self) -> Result<Lease<'_, D>, Error> {
@@ -207,7 +215,7 @@ impl<D: Dial> Pool<D> {
         problem: String,
         is_dial: bool,
     ) {
-        state.health.lost(D::BACKEND, &problem);
+        state.health.lost(&problem);
         let now = Instant::now();
         let is_told = state.down.as_ref().is_some_and(|down| now < down.dial_at);
         // Calls that fail together are one failure.
@@ -247,7 +255,7 @@ impl<'p, D: Dial> Lease<'p, D> {
         let mut state = self.pool.state.lock();
         state.down = None;
         state.backoff = Backoff::default();
-        state.health.answered(D::BACKEND);
+        state.health.answered();
         if let Some(connection) = self.connection.take() {
             state.idle.push((connection, now));
             self.is_given_back = true;

@@ -167,8 +167,16 @@ struct Shared {
     /// The values by the files' names.
     values: RwLock<Arc<BTreeMap<String, Value>>>,
     /// The values that were read, by source. They are locked while those of all sources are made of them.
-    read: Mutex<Vec<BTreeMap<String, Value>>>,
+    read: Mutex<Vec<Files>>,
     watchers: Mutex<Watchers>,
+}
+
+/// What was read of a source.
+#[derive(Clone, Default)]
+struct Files {
+    values: BTreeMap<String, Value>,
+    /// Those that could not be read. The log has told of them.
+    faulty: Vec<Configuration>,
 }
 
 #[derive(Default)]
@@ -204,7 +212,7 @@ impl Center {
         let shared = Arc::new(Shared {
             sources,
             values: RwLock::default(),
-            read: Mutex::new(vec![BTreeMap::new(); count]),
+            read: Mutex::new(vec![Files::default(); count]),
             watchers: Mutex::default(),
         });
         let mut followers = Vec::new();
@@ -277,7 +285,8 @@ impl Center {
         let Some(value) = self.get(path) else {
             return Err(Error::argument("path", format!("there is no {path:?}")));
         };
-        serde_json::from_value(value).map_err(|error| Error::Codec(Arc::new(error)))
+        serde_json::from_value(value)
+            .map_err(|error| Error::Codec(Arc::from(Box::from(format!("{path}: {error}")))))
     }
 
     /// Sets a value in memory. It stays until the file changes at its source.
@@ -359,32 +368,45 @@ impl Shared {
         let mut changed = BTreeSet::new();
         {
             let mut read = self.read.lock();
-            let mut new = BTreeMap::new();
+            let (mut new, mut faulty) = (BTreeMap::new(), Vec::new());
             for file in files.iter().take(MAX_FILES) {
-                let last = read[index].get(&file.name);
+                let last = read[index].values.get(&file.name);
                 match decode(file) {
                     Ok(value) => drop(new.insert(file.name.clone(), value)),
                     Err(error) => {
-                        log::warn!(
-                            target: "epicycle::cluster",
-                            "the configuration {} does not parse, and its last values stay: {error}", file.path
-                        );
+                        // A source gives all of its files whenever one has changed.
+                        if !read[index].faulty.contains(file) {
+                            let (source, path) = (self.sources[index].name(), &file.path);
+                            log::warn!(
+                                target: "epicycle::cluster",
+                                "the configuration {path} of {source} cannot be read, and its last values stay: {error}"
+                            );
+                        }
+                        faulty.push(file.clone());
                         if let Some(last) = last {
                             new.insert(file.name.clone(), last.clone());
                         }
                     }
                 }
             }
-            let names: BTreeSet<_> = read[index].keys().chain(new.keys()).cloned().collect();
+            let names: BTreeSet<_> = read[index]
+                .values
+                .keys()
+                .chain(new.keys())
+                .cloned()
+                .collect();
             for name in names {
-                if read[index].get(&name) != new.get(&name) {
+                if read[index].values.get(&name) != new.get(&name) {
                     changed.insert(name);
                 }
             }
-            read[index] = new;
+            read[index] = Files {
+                values: new,
+                faulty,
+            };
             let mut values = BTreeMap::clone(&self.values.read());
             for name in &changed {
-                let mut all = read.iter().filter_map(|source| source.get(name));
+                let mut all = read.iter().filter_map(|source| source.values.get(name));
                 match all.next().cloned() {
                     Some(mut value) => {
                         all.for_each(|more| values::merge(&mut value, more));

@@ -5,6 +5,7 @@ use super::remote::{Carrier, Remote};
 use super::{BusStats, EventBus, Handler, Subscription, WhenFull};
 use crate::cluster::Error;
 use crate::cluster::backends::{Kafka, KafkaSubscription};
+use crate::metrics::{Expose, Exposition};
 
 /// An event bus on Kafka, in the format of due: a topic is the topic `due.eventbus.TOPIC`. Clones share it.
 ///
@@ -75,6 +76,14 @@ impl Carrier for Topics {
 
     fn confirm(&self, subscription: &KafkaSubscription) -> Result<(), Error> {
         subscription.confirm()
+    }
+}
+
+impl Expose for KafkaEventBus {
+    /// Adds the counters, and the state of the backend.
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        self.stats().expose(labels, to);
+        self.0.carrier.kafka.expose(labels, to);
     }
 }
 

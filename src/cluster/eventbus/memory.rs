@@ -3,6 +3,7 @@ use std::fmt;
 use super::fanout::{Fanout, QUEUE};
 use super::{BusStats, EventBus, Handler, Message, Subscription, WhenFull, check};
 use crate::cluster::Error;
+use crate::metrics::{Expose, Exposition};
 
 /// An event bus in memory, for servers that are in one process, and for tests. Clones share it.
 ///
@@ -31,6 +32,12 @@ impl MemoryEventBus {
 impl Default for MemoryEventBus {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Expose for MemoryEventBus {
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        self.stats().expose(labels, to);
     }
 }
 

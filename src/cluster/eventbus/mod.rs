@@ -44,6 +44,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, from_text};
+use crate::metrics::{Expose, Exposition};
 
 #[cfg(feature = "kafka")]
 pub use self::kafka::KafkaEventBus;
@@ -101,6 +102,30 @@ pub struct BusStats {
     pub panics: u64,
     /// Subscriptions now.
     pub subscriptions: u64,
+}
+
+impl Expose for BusStats {
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        for (name, help, value) in [
+            ("published", "Messages published.", self.published),
+            (
+                "delivered",
+                "Messages that handlers were called with.",
+                self.delivered,
+            ),
+            (
+                "dropped",
+                "Messages dropped since a subscriber's queue was full.",
+                self.dropped,
+            ),
+            ("panics", "Panics of handlers.", self.panics),
+        ] {
+            let name = format!("epicycle_bus_{name}_total");
+            to.counter(&name, help, labels, value as f64);
+        }
+        let (name, help) = ("epicycle_bus_subscriptions", "Subscriptions now.");
+        to.gauge(name, help, labels, self.subscriptions as f64);
+    }
 }
 
 /// The function that a subscription calls.

@@ -5,6 +5,7 @@ use super::remote::{Carrier, Remote};
 use super::{BusStats, EventBus, Handler, Subscription, WhenFull};
 use crate::cluster::Error;
 use crate::cluster::backends::{Nats, NatsSubscription};
+use crate::metrics::{Expose, Exposition};
 
 /// An event bus on NATS, in the format of due: a topic is the subject `due:eventbus:TOPIC`. Clones share it.
 ///
@@ -63,6 +64,14 @@ impl Carrier for Subjects {
 
     fn confirm(&self, subscription: &NatsSubscription) -> Result<(), Error> {
         subscription.confirm()
+    }
+}
+
+impl Expose for NatsEventBus {
+    /// Adds the counters, and the state of the backend.
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        self.stats().expose(labels, to);
+        self.0.carrier.nats.expose(labels, to);
     }
 }
 

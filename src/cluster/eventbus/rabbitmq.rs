@@ -5,6 +5,7 @@ use super::remote::{Carrier, Remote};
 use super::{BusStats, EventBus, Handler, Subscription, WhenFull};
 use crate::cluster::Error;
 use crate::cluster::backends::{RabbitMq, RabbitMqSubscription};
+use crate::metrics::{Expose, Exposition};
 
 /// An event bus on RabbitMQ: a topic is a routing key of the topic exchange `due.eventbus`. Clones share it.
 ///
@@ -62,6 +63,14 @@ impl Carrier for Keys {
 
     fn confirm(&self, subscription: &RabbitMqSubscription) -> Result<(), Error> {
         subscription.confirm()
+    }
+}
+
+impl Expose for RabbitMqEventBus {
+    /// Adds the counters, and the state of the backend.
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        self.stats().expose(labels, to);
+        self.0.carrier.rabbitmq.expose(labels, to);
     }
 }
 

@@ -9,6 +9,7 @@ use super::remote::{Carrier, Remote};
 use super::{BusStats, EventBus, Handler, Subscription, WhenFull};
 use crate::cluster::Error;
 use crate::cluster::backends::{Listener, Redis, Subscriptions};
+use crate::metrics::{Expose, Exposition};
 
 /// An event bus on Redis, in the format of due: a topic is the channel `due:eventbus:TOPIC`. Clones share it.
 ///
@@ -89,6 +90,14 @@ impl Carrier for Channels {
 
     fn confirm(&self, channel: &Channel) -> Result<(), Error> {
         channel.subscriptions.confirm(&channel.name, TIMEOUT)
+    }
+}
+
+impl Expose for RedisEventBus {
+    /// Adds the counters, and the state of the backend.
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        self.stats().expose(labels, to);
+        self.0.carrier.redis.expose(labels, to);
     }
 }
 

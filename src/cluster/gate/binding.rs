@@ -195,7 +195,7 @@ impl GateReactor {
         let asked = self.shared.pool.submit_ordered(uid as u64, move || {
             let forgotten = shared.locations.unbind_gate(uid, &shared.ours.id);
             if let Err(error) = &forgotten {
-                log::warn!(target: "epicycle::cluster", "the user {uid} stays located here: {error}");
+                log::warn!(target: "epicycle::cluster", "the user {uid} may stay located here: {error}");
             }
             if back.is_some() {
                 let code = forgotten.map_or(Code::Failed, |_| Code::Done);
@@ -204,7 +204,7 @@ impl GateReactor {
             }
         });
         if let Err(error) = asked {
-            log::warn!(target: "epicycle::cluster", "the user {uid} stays located here: {error}");
+            log::warn!(target: "epicycle::cluster", "the user {uid} may stay located here: {error}");
             self.counters().unbinds_failed.add(1);
             self.conclude(reply.as_deref(), Code::Failed, Value::None);
         }

@@ -49,6 +49,9 @@ impl Observed for ObservedGate {
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
         self.shared.stats().expose(labels, to);
         self.shared.routes.expose(labels, to);
+        self.shared.registered.expose(labels, to);
+        let locator = [labels, &[("role", "locator")]].concat();
+        self.shared.locator.expose(&locator, to);
         let help = "Bytes that wait for the reactors now.";
         let queued = self.shared.queued.total() as f64;
         to.gauge("epicycle_gate_queued_bytes", help, labels, queued);

@@ -1,6 +1,7 @@
 use super::{LocationEvent, Locator};
 use crate::cluster::guarded::guarded;
 use crate::cluster::{Error, Watch};
+use crate::metrics::Exposition;
 
 /// A locator whose panics are errors.
 pub(in crate::cluster) struct GuardedLocator<L>(pub(in crate::cluster) L);
@@ -14,6 +15,12 @@ impl<L: Locator> GuardedLocator<L> {
 impl<L: Locator> Locator for GuardedLocator<L> {
     fn kind(&self) -> &str {
         self.0.kind()
+    }
+
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        crate::panic::catch("epicycle::cluster", "the metrics of a backend", || {
+            self.0.expose(labels, to);
+        });
     }
 
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error> {

@@ -25,6 +25,7 @@ mod redis;
 use std::sync::Arc;
 
 use super::{Error, Watch};
+use crate::metrics::Exposition;
 
 pub use self::cache::{Located, LocationCache, LocationStats};
 pub(super) use self::guarded::GuardedLocator;
@@ -47,6 +48,9 @@ pub trait Locator: Send + Sync + 'static {
     fn kind(&self) -> &str {
         "custom"
     }
+
+    /// Adds the metrics of the locator's backend, for the monitor of the server that uses it. Default: none.
+    fn expose(&self, _labels: &[(&str, &str)], _to: &mut Exposition) {}
 
     /// Binds a user to a gate, in place of the one that it was bound to.
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error>;
@@ -76,6 +80,10 @@ pub trait Locator: Send + Sync + 'static {
 impl<L: Locator + ?Sized> Locator for Arc<L> {
     fn kind(&self) -> &str {
         (**self).kind()
+    }
+
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        (**self).expose(labels, to);
     }
 
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error> {

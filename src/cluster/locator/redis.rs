@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{LocationEvent, Locator, MAX_WAITING, MAX_WATCHES, check};
 use crate::cluster::backends::{Listener, Redis, Subscriptions};
 use crate::cluster::{Error, Watch, WatchSender, watch};
+use crate::metrics::{Expose, Exposition};
 
 /// A locator on Redis, in the format of due.
 ///
@@ -121,6 +122,10 @@ fn json(change: &Change<'_>) -> Result<String, Error> {
 impl Locator for RedisLocator {
     fn kind(&self) -> &str {
         "redis"
+    }
+
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        self.0.redis.expose(labels, to);
     }
 
     fn bind_gate(&self, uid: i64, gid: &str) -> Result<(), Error> {

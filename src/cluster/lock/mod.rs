@@ -85,13 +85,15 @@ impl LockGuard {
     }
 
     /// Returns true as long as nobody else can have the lock. With a backend it may be lost, if the backend cannot be reached for
-    /// longer than the lock's time.
+    /// longer than the lock's time. If the backend has forgotten the lock, since it was started anew without its data, somebody else
+    /// can have it until the next renewal notices: for half of the lock's time, at most 1.5 s.
     pub fn is_held(&self) -> bool {
         self.held.is_held()
     }
 
     /// Returns the fencing token: a number that is higher than that of everybody who held the lock before. A service that
-    /// remembers the highest one can refuse a holder that has lost its lock without noticing. `None` if the backend does not count.
+    /// remembers the highest one can refuse a holder that has lost its lock without noticing. `None` if the backend does not count. If
+    /// the backend loses its data, tokens begin at 1 again, and such a service refuses all until it is told to forget the highest one.
     pub fn token(&self) -> Option<u64> {
         self.held.token()
     }

@@ -81,14 +81,15 @@ impl<S: Store> Remote<S> {
             value: new_uuid(),
             ttl,
             token: None,
-            is_taken: true,
+            taken: Taken::Perhaps,
         };
         let mut since = Instant::now();
         // If the answer is lost, the lock is freed by its drop, since it may have been taken.
         if !self.store.take(&lock.key, &lock.value, ttl)? {
-            lock.is_taken = false;
+            lock.taken = Taken::No;
             return Ok(None);
         }
+        lock.taken = Taken::Yes;
         if let Some(token) = self.store.count(&lock.key)? {
             lock.token = Some(token);
             // Somebody else may have taken it before the token was counted, and have a lower one.
@@ -108,8 +109,15 @@ struct Lock<S: Store> {
     value: String,
     ttl: Duration,
     token: Option<u64>,
-    /// False if somebody else has it.
-    is_taken: bool,
+    taken: Taken,
+}
+
+enum Taken {
+    /// Somebody else has it.
+    No,
+    /// The answer is lost.
+    Perhaps,
+    Yes,
 }
 
 impl<S: Store> Renew for Lock<S> {
@@ -134,14 +142,19 @@ impl<S: Store> Held for Renewed<Lock<S>> {
 
 impl<S: Store> Drop for Lock<S> {
     fn drop(&mut self) {
-        if !self.is_taken {
-            return;
-        }
-        if let Err(error) = self.store.free(&self.key, &self.value) {
-            log::warn!(
-                target: "epicycle::cluster",
-                "the lock {} could not be freed, and ends by itself within {:?}: {error}", self.key, self.ttl
-            );
+        let (key, ttl) = (&self.key, self.ttl);
+        match self.taken {
+            Taken::No => {}
+            // Whoever asked for it has the error already.
+            Taken::Perhaps => drop(self.store.free(key, &self.value)),
+            Taken::Yes => {
+                if let Err(error) = self.store.free(key, &self.value) {
+                    log::warn!(
+                        target: "epicycle::cluster",
+                        "the lock {key} could not be freed, and ends by itself within {ttl:?}: {error}"
+                    );
+                }
+            }
         }
     }
 }

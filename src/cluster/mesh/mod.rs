@@ -147,6 +147,7 @@ impl Observed for Shared {
 
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
         self.server.expose(labels, to);
+        self.registered.expose(labels, to);
     }
 }
 

@@ -524,6 +524,7 @@ impl<T: 'static> Prepared<T> {
             monitor.add(node.observed.insert(Arc::new(ObservedNode {
                 shared: node.shared.clone(),
                 posting: node.posting.clone(),
+                locator: self.locator,
             })));
         }
         node.hooks.run(Stage::Start);

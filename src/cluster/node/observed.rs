@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::context::{Glimpse, Posting};
 use super::shared::Shared;
+use crate::cluster::locator::Locator;
 use crate::cluster::monitor::Observed;
 use crate::cluster::{Kind, State};
 use crate::metrics::{Expose, Exposition};
@@ -14,6 +15,7 @@ use crate::metrics::{Expose, Exposition};
 pub(super) struct ObservedNode {
     pub(super) shared: Arc<Shared>,
     pub(super) posting: Posting,
+    pub(super) locator: Arc<dyn Locator>,
 }
 
 impl Observed for ObservedNode {
@@ -32,6 +34,9 @@ impl Observed for ObservedNode {
     fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
         let shared = &self.shared;
         shared.stats().expose(labels, to);
+        shared.registered.expose(labels, to);
+        let locator = [labels, &[("role", "locator")]].concat();
+        self.locator.expose(&locator, to);
         let (seen, actors) = (self.look(), shared.actors.summary());
         let users = shared.users.lock().len();
         let jobs = shared.jobs.load(Ordering::Relaxed);

@@ -138,6 +138,10 @@ macro_rules! registry_of_agents {
                 $kind
             }
 
+            fn expose(&self, labels: &[(&str, &str)], to: &mut crate::metrics::Exposition) {
+                crate::metrics::Expose::expose(&self.0.agent().$field, labels, to);
+            }
+
             fn register(&self, instance: &super::Instance) -> Result<(), crate::cluster::Error> {
                 self.0.register(instance)
             }

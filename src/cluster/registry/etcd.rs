@@ -9,6 +9,7 @@ use super::keeper::{Keep, Keeper, Key, key};
 use super::{Instance, Registry};
 use crate::cluster::backends::{Base64, Etcd, EtcdKeys, EtcdRecord, Number, etcd_error};
 use crate::cluster::{Error, Watch};
+use crate::metrics::{Expose, Exposition};
 
 /// A registry on etcd, in the format of due: the record of an instance is the JSON at `/services/NAME/ID`. Clones share it.
 ///
@@ -62,11 +63,11 @@ impl EtcdRegistry {
         Self::with_namespace(etcd, "services")
     }
 
-    /// Returns a registry whose keys begin with `/NAMESPACE/`.
+    /// Returns a registry whose keys begin with `/NAMESPACE/`. Slashes around the namespace do not count.
     pub fn with_namespace(etcd: &Etcd, namespace: &str) -> Self {
         Self(Arc::new(Shared {
             etcd: etcd.clone(),
-            namespace: namespace.to_owned(),
+            namespace: namespace.trim_matches('/').to_owned(),
             keeper: Keeper::new(),
             writing: Mutex::default(),
         }))
@@ -211,6 +212,10 @@ fn read(_prefix: &str, record: &EtcdRecord) -> Option<Instance> {
 impl Registry for EtcdRegistry {
     fn kind(&self) -> &str {
         "etcd"
+    }
+
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        self.0.etcd.expose(labels, to);
     }
 
     fn register(&self, instance: &Instance) -> Result<(), Error> {

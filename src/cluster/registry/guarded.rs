@@ -1,6 +1,7 @@
 use super::{Instance, Registry};
 use crate::cluster::guarded::guarded;
 use crate::cluster::{Error, Watch};
+use crate::metrics::Exposition;
 
 /// A registry whose panics are errors.
 pub(in crate::cluster) struct GuardedRegistry<R>(pub(in crate::cluster) R);
@@ -14,6 +15,12 @@ impl<R: Registry> GuardedRegistry<R> {
 impl<R: Registry> Registry for GuardedRegistry<R> {
     fn kind(&self) -> &str {
         self.0.kind()
+    }
+
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        crate::panic::catch("epicycle::cluster", "the metrics of a backend", || {
+            self.0.expose(labels, to);
+        });
     }
 
     fn register(&self, instance: &Instance) -> Result<(), Error> {

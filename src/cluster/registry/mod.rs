@@ -38,6 +38,7 @@ mod registered;
 use std::sync::Arc;
 
 use super::{Error, Watch};
+use crate::metrics::Exposition;
 
 #[cfg(feature = "consul")]
 pub use self::consul::ConsulRegistry;
@@ -58,6 +59,9 @@ pub trait Registry: Send + Sync + 'static {
     fn kind(&self) -> &str {
         "custom"
     }
+
+    /// Adds the metrics of the registry's backend, for the monitor of the server that uses it. Default: none.
+    fn expose(&self, _labels: &[(&str, &str)], _to: &mut Exposition) {}
 
     /// Registers an instance, or replaces the record of the same name and id: with a new state, for example.
     ///
@@ -105,6 +109,10 @@ pub trait Registry: Send + Sync + 'static {
 impl<R: Registry + ?Sized> Registry for Arc<R> {
     fn kind(&self) -> &str {
         (**self).kind()
+    }
+
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        (**self).expose(labels, to);
     }
 
     fn register(&self, instance: &Instance) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::{Instance, Registry};
 use crate::cluster::drpc::Code;
 use crate::cluster::{Error, State};
+use crate::metrics::Exposition;
 use crate::panic;
 use crate::workers::WorkerPool;
 
@@ -190,6 +191,12 @@ impl Registered {
             end: Some(end),
             thread: Some(thread),
         })
+    }
+
+    /// Adds the metrics of the registry's backend.
+    pub(in crate::cluster) fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        let labels = [labels, &[("role", "registry")]].concat();
+        self.registry.expose(&labels, to);
     }
 
     /// Returns what the banner of a process shows: the alias, if the instance is registered, and the kind of the registry.

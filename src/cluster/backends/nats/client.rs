@@ -229,7 +229,7 @@ impl NatsClient {
             Some(Pong::Subscribed(sids)) => {
                 self.link.confirm(&sids, &self.refusals);
             }
-            Some(Pong::Alive) => {}
+            Some(Pong::Alive) => self.link.heard(),
             None => self.give_up(conn, "it answers what was not asked".to_owned()),
         }
         self.refusals.clear();
@@ -238,7 +238,7 @@ impl NatsClient {
     fn on_error(&mut self, text: &[u8]) {
         let text = String::from_utf8_lossy(&text[..text.len().min(MAX_REFUSAL)]);
         let text = text.trim_matches('\'').to_owned();
-        log::warn!(target: "epicycle::cluster", "nats: {text}");
+        log::warn!(target: "epicycle::cluster", "NATS: {text}");
         if self.refusals.len() < MAX_REFUSALS {
             self.refusals.push(text);
         }

@@ -12,6 +12,8 @@ use crate::engine::handler::HandleError;
 
 /// The state that the threads that publish and subscribe share with the reactor of the connection.
 pub(super) struct Link {
+    /// For errors.
+    servers: String,
     timeout: Duration,
     state: Mutex<State>,
     changed: Condvar,
@@ -56,8 +58,9 @@ pub(super) type Deliver = Arc<dyn Fn(&[u8]) + Send + Sync>;
 const MAX_QUEUED: usize = 16 << 20;
 
 impl Link {
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(super) fn new(servers: String, timeout: Duration) -> Self {
         Self {
+            servers,
             timeout,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -72,7 +75,7 @@ impl Link {
         drop(state);
         if payload.len() > max {
             return Err(Error::TooLarge {
-                what: "message for nats",
+                what: "message for NATS",
                 len: payload.len(),
                 max,
             });
@@ -82,7 +85,7 @@ impl Link {
         if self.queued.fetch_add(len, Ordering::Relaxed) > MAX_QUEUED {
             self.queued.fetch_sub(len, Ordering::Relaxed);
             return Err(Error::Busy {
-                what: "queue of nats",
+                what: "queue of NATS",
             });
         }
         let queued = self.queued.clone();
@@ -133,7 +136,7 @@ impl Link {
                 return Err(lost(problem.clone()));
             }
             if self.changed.wait_until(&mut state, deadline).timed_out() {
-                return Err(lost("it has not answered in time".to_owned()));
+                return Err(self.late());
             }
         }
     }
@@ -169,6 +172,7 @@ impl Link {
     /// Passes a message on. Returns false if the server has to be told that the subscription is over.
     pub(super) fn deliver(&self, sid: u64, payload: &[u8]) -> bool {
         let mut state = self.state.lock();
+        state.last_ok = Some(Instant::now());
         let Some(subscribed) = state.subscriptions.get(&sid) else {
             return !state.stale.remove(&sid);
         };
@@ -182,7 +186,7 @@ impl Link {
     pub(super) fn set_ready(&self, connection: Arc<dyn Connection>) -> Vec<u64> {
         let mut state = self.state.lock();
         if state.problem.take().is_some() {
-            log::info!(target: "epicycle::cluster", "nats answers again");
+            log::info!(target: "epicycle::cluster", "NATS answers again");
         }
         state.connection = Some(connection);
         state.last_ok = Some(Instant::now());
@@ -196,7 +200,7 @@ impl Link {
     pub(super) fn set_lost(&self, problem: String) {
         let mut state = self.state.lock();
         if state.problem.is_none() {
-            log::warn!(target: "epicycle::cluster", "nats is lost: {problem}");
+            log::warn!(target: "epicycle::cluster", "NATS {}: {problem}", if state.last_ok.is_some() { "is lost" } else { "cannot be reached" });
         }
         state.problem = Some(problem);
         state.connection = None;
@@ -206,6 +210,11 @@ impl Link {
         }
         drop(state);
         self.changed.notify_all();
+    }
+
+    /// Notes that the server has said something.
+    pub(super) fn heard(&self) {
+        self.state.lock().last_ok = Some(Instant::now());
     }
 
     pub(super) fn set_max_payload(&self, bytes: usize) {
@@ -235,11 +244,19 @@ impl Link {
     pub(super) fn stats(&self) -> BackendStats {
         let state = self.state.lock();
         BackendStats {
+            backend: "nats",
             is_up: state.connection.is_some(),
             last_ok: state.last_ok.map(|at| at.elapsed()),
             queue: self.queued.load(Ordering::Relaxed),
             connections: usize::from(state.connection.is_some()),
         }
+    }
+
+    fn late(&self) -> Error {
+        let (servers, timeout) = (&self.servers, self.timeout);
+        lost(format!(
+            "{servers}: it has not answered within {timeout:?}; check that it does not hang, and that its port is one of NATS"
+        ))
     }
 
     /// Returns the connection. While the first one is dialled, it is waited for.
@@ -256,7 +273,7 @@ impl Link {
                 return Err(lost(problem.clone()));
             }
             if self.changed.wait_until(state, deadline).timed_out() {
-                return Err(lost("it has not answered in time".to_owned()));
+                return Err(self.late());
             }
         }
     }
@@ -291,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_server_hears_later_of_an_end_that_did_not_fit_into_the_mailbox() {
-        let link = Link::new(Duration::from_secs(60));
+        let link = Link::new("nats".to_owned(), Duration::from_secs(60));
         let crowded = Arc::new(Crowded::default());
         link.set_ready(crowded.clone());
         for sid in 1..=2 {

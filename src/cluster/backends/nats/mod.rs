@@ -170,6 +170,10 @@ impl NatsBuilder {
         if servers.is_empty() {
             return Err(invalid(""));
         }
+        let names: Vec<_> = servers
+            .iter()
+            .map(|(server, _)| server.to_string())
+            .collect();
         // Servers without TLS do without the system's authorities.
         let tls = match self.tls {
             Some(tls) => Some(tls),
@@ -177,7 +181,7 @@ impl NatsBuilder {
                 .and_then(|roots| TlsClient::new(&roots))
                 .ok(),
         };
-        let link = Arc::new(Link::new(self.timeout));
+        let link = Arc::new(Link::new(names.join(", "), self.timeout));
         let settings = Mutex::new(Some(Settings {
             servers,
             timeout: self.timeout,

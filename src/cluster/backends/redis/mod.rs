@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, RedisError, Script};
 
-use self::servers::Servers;
+use self::servers::{Servers, is_about_user};
 use super::BackendStats;
 use super::pool::{Dial, Failure, Pool};
 use crate::cluster::Error;
@@ -68,8 +68,11 @@ impl Redis {
     /// Returns the answer to a command.
     pub(in crate::cluster) fn query<R: FromRedisValue>(&self, command: &Cmd) -> Result<R, Error> {
         // An answer of another type costs that call, and not the connection.
-        let answer: redis::Value =
-            (self.0).run(|connection| command.query(&mut **connection).map_err(failure))?;
+        let answer: redis::Value = (self.0).run(|connection| {
+            command
+                .query(&mut **connection)
+                .map_err(|error| self.failure(&error))
+        })?;
         read(answer)
     }
 
@@ -84,8 +87,10 @@ impl Redis {
         for arg in args {
             call.arg(*arg);
         }
-        let answer: redis::Value =
-            (self.0).run(|connection| call.invoke(&mut **connection).map_err(failure))?;
+        let answer: redis::Value = (self.0).run(|connection| {
+            call.invoke(&mut **connection)
+                .map_err(|error| self.failure(&error))
+        })?;
         let (answer,): (String,) = read(answer)?;
         Ok(answer == "OK")
     }
@@ -109,6 +114,39 @@ impl Redis {
                 self.run_script(&DELETE_IF, key, &[value, channel, message])
             }
             None => self.run_script(&DELETE_IF, key, &[value]),
+        }
+    }
+
+    /// Notes that a connection for subscriptions has brought something.
+    fn note_answer(&self) {
+        self.0.health().answered();
+    }
+
+    /// Notes that a connection for subscriptions was lost. One on which the server has refused something was not.
+    fn note_loss(&self, error: &RedisError) {
+        match self.failure(error) {
+            Failure::Connection(problem) => self.0.health().lost(problem),
+            Failure::Refused(_) => {}
+        }
+    }
+
+    /// Returns what an error means, with the server and the remedy.
+    fn describe(&self, error: &RedisError) -> String {
+        self.0.dial().describe(error)
+    }
+
+    /// Tells if a connection can still be used after an error.
+    fn failure(&self, error: &RedisError) -> Failure {
+        let is_lost = error.is_unrecoverable_error()
+            || error.is_io_error()
+            || error.is_timeout()
+            || error.code() == Some("READONLY")
+            || is_about_user(error);
+        let problem = self.describe(error);
+        if is_lost {
+            Failure::Connection(problem)
+        } else {
+            Failure::Refused(problem)
         }
     }
 
@@ -175,20 +213,6 @@ impl RedisBuilder {
 fn read<R: FromRedisValue>(answer: redis::Value) -> Result<R, Error> {
     redis::from_redis_value(answer)
         .map_err(|error| Error::backend(Servers::BACKEND, error.to_string()))
-}
-
-/// Tells if a connection can still be used after an error.
-fn failure(error: RedisError) -> Failure {
-    let is_lost = error.is_unrecoverable_error()
-        || error.is_io_error()
-        || error.is_timeout()
-        || error.code() == Some("READONLY");
-    let problem = error.to_string();
-    if is_lost {
-        Failure::Connection(problem)
-    } else {
-        Failure::Refused(problem)
-    }
 }
 
 impl fmt::Debug for RedisBuilder {

@@ -13,6 +13,9 @@ use crate::cluster::backends::pool::Dial;
 /// Where the connections lead to.
 pub(super) struct Servers {
     topology: Found,
+    /// For errors.
+    addresses: String,
+    is_secure: bool,
     timeout: Duration,
     certificates: Option<TlsCertificates>,
 }
@@ -48,6 +51,8 @@ impl Servers {
             let problem = "there is none; give the server's, such as redis://127.0.0.1:6379";
             return Err(Error::argument("url", problem));
         };
+        let addresses: Vec<_> = infos.iter().map(|info| info.addr().to_string()).collect();
+        let is_secure = matches!(first.addr(), redis::ConnectionAddr::TcpTls { .. });
         let certificates = builder.root_certificates.map(|pem| TlsCertificates {
             client_tls: None,
             root_cert: Some(pem),
@@ -82,9 +87,30 @@ impl Servers {
         };
         Ok(Self {
             topology,
+            addresses: addresses.join(", "),
+            is_secure,
             timeout: builder.timeout,
             certificates,
         })
+    }
+
+    /// Returns what an error means, with the server and the remedy.
+    pub(super) fn describe(&self, error: &RedisError) -> String {
+        let addresses = &self.addresses;
+        if is_about_user(error) {
+            return format!(
+                "{addresses}: {error}; check the user and the password in the URL: redis://USER:PASSWORD@HOST:PORT"
+            );
+        }
+        if error.is_timeout() {
+            let remedy = match self.is_secure {
+                true => "; check that it does not hang, and that its port is one for TLS",
+                false => "; check that it does not hang, and that its port is one of Redis",
+            };
+            let timeout = self.timeout;
+            return format!("{addresses}: it has not answered within {timeout:?}{remedy}");
+        }
+        format!("{addresses}: {error}")
     }
 
     pub(super) fn dial_for_subscriptions(&self) -> Result<redis::Connection, RedisError> {
@@ -177,6 +203,12 @@ impl Servers {
     }
 }
 
+/// Returns true if the server does not know who asks. On that connection it will answer nothing.
+pub(super) fn is_about_user(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
+}
+
 fn is_master(role: &redis::Value) -> bool {
     match role {
         redis::Value::BulkString(role) => role == b"master",
@@ -220,7 +252,7 @@ impl Dial for Servers {
     const BACKEND: &'static str = "redis";
 
     fn dial(&self) -> Result<Connection, String> {
-        self.connect().map_err(|error| error.to_string())
+        self.connect().map_err(|error| self.describe(&error))
     }
 
     fn is_alive(&self, connection: &mut Connection) -> bool {

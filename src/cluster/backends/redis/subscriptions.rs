@@ -7,6 +7,7 @@ use parking_lot::{Condvar, Mutex};
 use redis::{Msg, PubSub, RedisError};
 
 use super::Redis;
+use super::servers::is_about_user;
 use crate::cluster::{Error, new_uuid};
 use crate::engine::connect::{Backoff, Reconnect};
 
@@ -25,6 +26,7 @@ pub(in crate::cluster) trait Listener: Send + Sync + 'static {
 
 struct Shared {
     redis: Redis,
+    prefix: String,
     /// A channel of our own. A message in it makes the thread, which waits for messages, look at what is wanted.
     control: String,
     /// The channels without which the others are of no use.
@@ -68,6 +70,7 @@ impl Subscriptions {
         let required: HashSet<_> = channels.into_iter().collect();
         let shared = Arc::new(Shared {
             redis: redis.clone(),
+            prefix: prefix.to_owned(),
             control: format!("{prefix}:control:{}", new_uuid()),
             state: Mutex::new(State {
                 wanted: required.iter().map(|name| (name.clone(), 1)).collect(),
@@ -116,7 +119,8 @@ impl Subscriptions {
                 return Err(Error::backend("redis", problem));
             }
             if shared.changed.wait_until(&mut state, deadline).timed_out() {
-                return Err(Error::backend("redis", "it has not answered in time"));
+                let problem = self.0.redis.describe(&late());
+                return Err(Error::backend("redis", problem));
             }
         }
         Ok(())
@@ -171,9 +175,12 @@ impl Shared {
                 return;
             }
             state.confirmed.clear();
-            if state.lost.replace(error.to_string()).is_none() {
-                log::warn!(target: "epicycle::cluster", "redis: no subscriptions: {error}");
+            let problem = self.redis.describe(&error);
+            if state.lost.is_none() {
+                log::warn!(target: "epicycle::cluster", "Redis: no subscriptions below {}: {problem}", self.prefix);
             }
+            state.lost = Some(problem);
+            self.redis.note_loss(&error);
             self.changed.notify_all();
             self.changed.wait_for(&mut state, delay);
             if state.is_over {
@@ -187,14 +194,19 @@ impl Shared {
         let mut connection = self.redis.dial_for_subscriptions()?;
         let mut subscriptions = connection.as_pubsub();
         let refused = self.attempt([&*self.control])?;
-        for problem in refused.values() {
-            log::warn!(target: "epicycle::cluster", "redis: subscriptions begin late, since the channel {} is refused: {problem}", self.control);
+        // While they are lost, the log has it already.
+        let is_new = self.state.lock().lost.is_none();
+        for problem in refused.values().filter(|_| is_new) {
+            log::warn!(target: "epicycle::cluster", "Redis: subscriptions begin late, since the channel {} is refused: {problem}", self.control);
         }
         if refused.is_empty() {
             subscriptions.subscribe(&self.control)?;
         }
         self.follow(&mut subscriptions)?;
-        self.state.lock().lost = None;
+        if self.state.lock().lost.take().is_some() {
+            log::info!(target: "epicycle::cluster", "Redis: subscriptions below {} are there again", self.prefix);
+        }
+        self.redis.note_answer();
         listener.on_found();
         let turn = if refused.is_empty() { QUIET } else { LATE };
         let result = self.receive(listener, &mut subscriptions, turn);
@@ -231,6 +243,7 @@ impl Shared {
                 }
                 Ok(message) => {
                     heard = Instant::now();
+                    self.redis.note_answer();
                     listener.on_message(message.get_channel_name(), message.get_payload_bytes());
                 }
                 Err(error) if error.is_timeout() && heard.elapsed() < QUIET => {}
@@ -239,6 +252,7 @@ impl Shared {
                     subscriptions.ping::<redis::Value>()?;
                     subscriptions.set_read_timeout(Some(turn))?;
                     heard = Instant::now();
+                    self.redis.note_answer();
                 }
                 Err(error) => return Err(error),
             }
@@ -275,7 +289,7 @@ impl Shared {
                     let what = "a subscription is refused";
                     return Err((redis::ErrorKind::Client, what, problem.clone()).into());
                 }
-                log::warn!(target: "epicycle::cluster", "redis: no subscription to {channel}: {problem}");
+                log::warn!(target: "epicycle::cluster", "Redis: no subscription to {channel}: {problem}");
             }
             self.state.lock().refused.extend(refused);
         }
@@ -301,9 +315,17 @@ impl Shared {
                 }
             };
             if let Err(error) = answer.extract_error() {
+                if is_about_user(&error) {
+                    return Err(error);
+                }
                 refused.insert(channel.to_owned(), error.to_string());
             }
         }
         Ok(refused)
     }
+}
+
+/// Returns the error of an answer that does not come.
+fn late() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
