@@ -228,7 +228,7 @@ fn receive(
             }
             // It goes on by itself when the brokers are back.
             Some(Err(error)) => {
-                log::debug!(target: "epicycle::cluster", "kafka: {error}");
+                log::debug!(target: "epicycle::cluster", "Kafka: {error}");
                 thread::sleep(TURN);
             }
         }
@@ -242,21 +242,21 @@ impl Received {
             return;
         };
         if let Err(error) = consumer.store_offset(&self.topic, self.partition, self.offset) {
-            log::debug!(target: "epicycle::cluster", "kafka: an offset is not stored: {error}");
+            log::debug!(target: "epicycle::cluster", "Kafka: an offset is not stored: {error}");
         }
     }
 }
 
 impl ClientContext for Context {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log::debug!(target: "epicycle::cluster", "kafka: {facility}: {message}");
+        log::debug!(target: "epicycle::cluster", "Kafka: {facility}: {message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.health.lock().lost(reason);
         } else {
-            log::debug!(target: "epicycle::cluster", "kafka: {error}: {reason}");
+            log::debug!(target: "epicycle::cluster", "Kafka: {error}: {reason}");
         }
     }
 }

@@ -234,7 +234,7 @@ impl Listener for Arc<Watches> {
             }
             // What it would have told is not known, so nothing that is remembered can be relied on.
             Err(error) => {
-                log::warn!(target: "epicycle::cluster", "redis: {channel} carries no change of a location: {error}");
+                log::warn!(target: "epicycle::cluster", "Redis: {channel} carries no change of a location: {error}");
                 self.notify(&LocationEvent::Interrupted);
             }
         }

@@ -289,7 +289,7 @@ fn from_meta(service: &Service) -> Option<Instance> {
     };
     let instance = read();
     if instance.is_none() {
-        log::warn!(target: "epicycle::cluster", "consul: {meta:?} is no record of an instance");
+        log::warn!(target: "epicycle::cluster", "Consul: {meta:?} is no record of an instance");
     }
     instance
 }

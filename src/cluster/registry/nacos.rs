@@ -240,7 +240,7 @@ fn from_metadata(name: &str, metadata: &BTreeMap<String, String>) -> Option<Inst
     };
     let instance = read();
     if instance.is_none() {
-        log::warn!(target: "epicycle::cluster", "nacos: {metadata:?} is no record of an instance");
+        log::warn!(target: "epicycle::cluster", "Nacos: {metadata:?} is no record of an instance");
     }
     instance
 }

@@ -213,7 +213,7 @@ impl Common {
             let failed = problem(failed);
             let before = subscribed.lost.lock().replace(failed.clone());
             if before.is_none() {
-                log::warn!(target: "epicycle::cluster", "rabbitmq: no messages of {key}: {failed}");
+                log::warn!(target: "epicycle::cluster", "RabbitMQ: no messages of {key}: {failed}");
             }
             let until = Instant::now() + backoff.after_connection(began.elapsed(), &policy);
             while Instant::now() < until && !subscribed.is_over() {
