@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { EVENTS = 1024, CLIENTS = 1 << 16, FROM_CLIENT = 1 << 16, FROM_LINK = 1 << 18, HEAD = 8, OUTPUT = 1 << 26 };
+enum { EVENTS = 1024, CLIENTS = 1 << 16, FROM_CLIENT = 1 << 16, FROM_LINK = 1 << 18, HEAD = 8, OUTPUT = 1 << 28 };
 // The events that are not of a client.
 enum { LINK = 1 << 30, LISTENER };
 
@@ -60,10 +60,13 @@ static void send_all(int fd, const char *bytes, size_t len) {
 static void flush(void) {
     while (sent < queued) {
         ssize_t now = send(peer, output + sent, queued - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (now < 0) return;
+        if (now < 0) break;
         sent += now;
     }
-    queued = sent = 0;
+    if (sent >= queued - sent) {
+        memmove(output, output + sent, queued - sent);
+        queued -= sent, sent = 0;
+    }
 }
 
 static void from_client(unsigned client) {
