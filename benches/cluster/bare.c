@@ -3,8 +3,8 @@
 // bare gate PORT NODE_PORT   a number of clients, and one connection to the node
 // bare node PORT             sends back what comes from one gate
 //
-// What the gate reads from a client goes to the node behind 4 bytes with the client's number and 4 with the length, and so does what
-// comes back. Nearly all of their time is the kernel's. A client that does not read stops all others.
+// The gate sends the bytes of a client to the node behind 4 bytes with the client's number and 4 with their length. The node sends them
+// back like that. Nearly all of their time is the kernel's. A client that does not read stops all others.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/tcp.h>

@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
             sent += datagram.len();
         });
         if !has_data {
-            // What is repaired is as long as the longest datagram at most.
+            // A repaired datagram is as long as the longest one at most.
             let repaired = usize::from(u8::MAX) * end.repaired() as usize;
             assert!(sent <= came + repaired, "{sent} bytes for {came}");
         }

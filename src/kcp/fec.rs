@@ -71,7 +71,7 @@ impl Sizes {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shard<'a> {
     number: u32,
-    /// What is coded: the size of the datagram with two bytes for itself, and the datagram; or parity of such.
+    /// The coded part: the size of the datagram with two bytes for itself, and the datagram; or parity of such.
     coded: &'a [u8],
     /// The datagram behind the head, unless this is parity.
     pub(super) datagram: Option<&'a [u8]>,
@@ -128,7 +128,7 @@ pub(super) struct Repair {
 #[derive(Debug)]
 struct Group {
     first: u32,
-    /// What has come. Empty once nothing is lost any more.
+    /// The shards that have come. Empty once nothing is lost any more.
     shards: Vec<Option<Vec<u8>>>,
     /// The number of those.
     count: usize,
@@ -230,7 +230,7 @@ pub(super) struct Protection {
     sizes: Sizes,
     /// The number of the next datagram.
     next: u32,
-    /// What is coded of the group.
+    /// The coded parts of the group.
     group: Vec<Vec<u8>>,
     /// The time of the last datagram.
     last_at: u64,

@@ -110,7 +110,7 @@ impl KcpOptions {
     /// more. The peer has to know the same numbers. The clients of due send with 10 and 3, which every end understands here.
     /// Default: off.
     ///
-    /// What the peer sends with these numbers is repaired, with or without this; see [`Kcp`](super::Kcp).
+    /// Datagrams that the peer sends with these numbers are repaired, with or without this; see [`Kcp`](super::Kcp).
     pub fn fec(mut self, data: u8, parity: u8) -> Self {
         self.fec = Some(Sizes { data, parity });
         self

@@ -245,7 +245,7 @@ fn a_handler_can_set_values_and_end_the_center() {
     let next = || heard.recv_timeout(LONG).expect("the handler goes on");
     fs::write(other.0.join("game.json"), r#"{"n": 2}"#).expect("writes");
     assert_eq!([next(), next()], ["game", "derived"]);
-    // What does not change is not told.
+    // A value that does not change is not told.
     assert!(heard.recv_timeout(Duration::from_millis(200)).is_err());
     fs::write(other.0.join("game.json"), r#"{"n": 3}"#).expect("writes");
     assert_eq!(next(), "game");

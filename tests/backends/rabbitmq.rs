@@ -181,7 +181,7 @@ fn messages_come_in_order_and_those_of_a_group_are_kept() {
         assert_eq!(next(&receiver), n.to_string());
     }
 
-    // What a subscription has not handled at its end holds nothing of the next one's share.
+    // Messages that a subscription has not handled at its end hold nothing of the next one's share.
     let shared = RabbitMqEventBus::with(&server.open(), 2);
     let (_stays, stays) = payloads(&shared, "shared");
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! What is told of the state of backends: by `stats()`, in metrics, in the log and in errors.
+//! The state of backends, as it is told: by `stats()`, in metrics, in the log and in errors.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What gates and nodes leave behind in their process.
+//! Gates and nodes that end leave nothing behind in their process.
 
 use std::fs;
 use std::time::Duration;

@@ -281,7 +281,7 @@ fn an_address_that_is_not_proved_gets_three_times_what_it_sent() {
         server.flush(at, |datagram| sent += datagram.len());
     }
     assert!((200..=300).contains(&sent), "{sent} bytes");
-    // What was due goes on with the peer's next datagram.
+    // The output that was due goes on with the peer's next datagram.
     assert_eq!(server.check(), None);
     server.input(&first, now).expect("a datagram");
     let at = server.check().expect("its acknowledgement is due");
@@ -528,7 +528,7 @@ proptest! {
             if sends {
                 let _ = end.send(&datagram);
             } else {
-                // What is repaired is as long as the longest datagram at most.
+                // A repaired datagram is as long as the longest one at most.
                 let repaired = 600 * end.repaired() as usize;
                 prop_assert!(sent <= came + repaired, "{} bytes for {}", sent, came);
             }

@@ -171,7 +171,7 @@ struct Shared {
     watchers: Mutex<Watchers>,
 }
 
-/// What was read of a source.
+/// The files that were read of a source.
 #[derive(Clone, Default)]
 struct Files {
     values: BTreeMap<String, Value>,

@@ -127,6 +127,7 @@ impl<'a> Parts<'a> {
         let size = (len - 4) as u32;
         self.fixed[..4].copy_from_slice(&size.to_be_bytes());
         dst.put(&self.fixed[..self.len]);
+        // Most frames have none, and the iterator over both kinds of lists costs more than this look.
         if !self.targets.is_empty() {
             for target in self.targets.iter() {
                 dst.put(&target.to_be_bytes());

@@ -181,11 +181,12 @@ impl MeshBuilder {
             registered,
             server,
         });
+        // Before the record, which would stay if the thread could not be started.
+        let owner = shared.registered.watch_owner()?;
         shared.registered.register(record)?;
         if let Some(monitor) = self.monitor {
             monitor.add(&shared);
         }
-        let owner = shared.registered.watch_owner()?;
         Ok(Mesh {
             owner: Some(owner),
             shared,

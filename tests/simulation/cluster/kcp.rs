@@ -23,7 +23,7 @@ struct Client {
     kcp: Kcp,
     /// The moment at which the world began.
     began: Instant,
-    /// What it has sent, for others to repeat.
+    /// The datagrams that it has sent, for others to repeat.
     sent: Vec<Vec<u8>>,
     read: Vec<u8>,
 }
@@ -167,7 +167,7 @@ fn packets_over_kcp_arrive_once_and_in_order_whatever_the_network_and_forgers_do
                 expected[n] += &data;
                 clients[n].send(&mut world, &packet(1, &data));
             }
-            // What a client has sent comes again, from its address and from others, and so does what is made up.
+            // Datagrams of a client come again, from its address and from others, and so do invented ones.
             let n = rng.usize(..CLIENTS);
             let old = (!clients[n].sent.is_empty()).then(|| rng.choice(&clients[n].sent));
             if let Some(old) = old.flatten().cloned() {

@@ -12,18 +12,14 @@ use epicycle::testing::{Link, Reading, each_seed};
 use fastrand::Rng;
 
 use super::field::{Client, Field, GATES, NODES};
-use super::node::{ECHO, LOGIN, PLAY, TOKEN, What};
+use super::node::{ECHO, LOGIN, NEWS, PLAY, REFUSED, RESUMED, TOKEN, What};
 use super::real::Game;
 use crate::world;
 
-/// The route of pushes.
-const NEWS: i32 = 9;
 const WINDOW: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// The routes of control packets, and the reason for a refusal that is only for a moment.
-const RESUMED: i32 = 2;
-const REFUSED: i32 = 3;
+/// The reason for a refusal that is only for a moment.
 const UNAVAILABLE: u8 = 5;
 
 /// A user with its clients.

@@ -22,6 +22,12 @@ pub(crate) const LOGIN: i32 = 2;
 pub(crate) const TOKEN: i32 = 4;
 /// The same as [`ECHO`], for users that are at a node.
 pub(crate) const PLAY: i32 = 3;
+/// The route of pushes.
+pub(crate) const NEWS: i32 = 9;
+
+/// The routes of control packets that answer a Resume.
+pub(crate) const RESUMED: i32 = 2;
+pub(crate) const REFUSED: i32 = 3;
 
 /// A message of a gate to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,16 +11,10 @@ use epicycle::testing::each_seed;
 use fastrand::Rng;
 
 use super::field::{Client, Field, GATES, NODES};
-use super::node::{ECHO, LOGIN, TOKEN, What};
+use super::node::{ECHO, LOGIN, NEWS, REFUSED, RESUMED, TOKEN, What};
 use crate::world;
 
-/// The route of pushes.
-const NEWS: i32 = 9;
 const WINDOW: Duration = Duration::from_secs(60);
-
-/// The routes of control packets.
-const RESUMED: i32 = 2;
-const REFUSED: i32 = 3;
 
 /// A user, and its client.
 struct Player {

@@ -8,10 +8,8 @@ use epicycle::cluster::packet::{Packet, PacketOptions};
 use epicycle::testing::{Link, Reading, each_seed};
 
 use super::field::{Client, Field, GATES};
-use super::node::ECHO;
+use super::node::{ECHO, NEWS};
 
-/// The route of what the node sends to all.
-const NEWS: i32 = 9;
 const PUSHES: u32 = 200;
 const LIMIT: usize = 64 << 10;
 

@@ -200,7 +200,11 @@ impl Link {
     pub(super) fn set_lost(&self, problem: String) {
         let mut state = self.state.lock();
         if state.problem.is_none() {
-            log::warn!(target: "epicycle::cluster", "NATS {}: {problem}", if state.last_ok.is_some() { "is lost" } else { "cannot be reached" });
+            let change = match state.last_ok {
+                Some(_) => "is lost",
+                None => "cannot be reached",
+            };
+            log::warn!(target: "epicycle::cluster", "NATS {change}: {problem}");
         }
         state.problem = Some(problem);
         state.connection = None;
