@@ -273,4 +273,27 @@ fn new_projects_compile_and_pass_their_tests() {
     assert!(output.status.success(), "{told}\n{errors}");
     assert!(!errors.contains("warning: unused"), "{errors}");
     assert_eq!(told.matches("1 passed").count(), kinds.len(), "{told}");
+
+    let addrs = [
+        "cluster.gate",
+        "cluster.node",
+        "cluster.mesh",
+        "network.tcp.server",
+        "network.ws.server",
+    ];
+    for kind in ["gate", "node", "mesh"] {
+        let name = format!("my-{kind}");
+        let project = dir.path().join(&name);
+        let output = Command::new(target.join("debug").join(&name))
+            .args(addrs.map(|key| format!("--{key}.addr=127.0.0.1:0")))
+            .env("ETCD", "http://127.0.0.1:1")
+            .current_dir(&project)
+            .output()
+            .expect("starts");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "there is no etcd: {errors}");
+        let log = fs::read_to_string(project.join("log").join(format!("{name}.log")));
+        let log = log.expect("is written");
+        assert!(!log.is_empty() && !log.contains("etc.toml"), "{log}");
+    }
 }

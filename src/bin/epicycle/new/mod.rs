@@ -46,16 +46,34 @@ enum Kind {
 /// The path and the text of each file of a template.
 type Template = &'static [(&'static str, &'static str)];
 
+const SERDE: &str = "serde = { version = \"1\", features = [\"derive\"] }\n";
+const ENV_LOGGER: &str = "env_logger = { version = \"0.11\", default-features = false }\n";
+const JSON: &str = "serde_json = \"1\"\n";
+const FOR_TESTS: &str = "\n[dev-dependencies]\n";
+
 macro_rules! template {
-    ($kind:literal, main = $main:literal $(, $path:literal = $file:literal)*) => {
+    ($kind:literal) => {
+        template!(
+            $kind,
+            "templates/all/etcd_main.rs.txt",
+            (
+                "etc/etc.toml",
+                concat!(
+                    include_str!(concat!("templates/", $kind, "/etc.toml.txt")),
+                    include_str!("templates/all/log.toml.txt"),
+                )
+            )
+        )
+    };
+    ($kind:literal, $main:expr $(, $file:expr)*) => {
         &[
             ("Cargo.toml", include_str!("templates/all/Cargo.toml.txt")),
             (".gitignore", include_str!("templates/all/gitignore.txt")),
             ("README.md", include_str!(concat!("templates/", $kind, "/README.md.txt"))),
-            ("src/main.rs", include_str!(concat!("templates/", $main, "main.rs.txt"))),
+            ("src/main.rs", include_str!($main)),
             ("src/lib.rs", include_str!(concat!("templates/", $kind, "/lib.rs.txt"))),
             (concat!("tests/", $kind, ".rs"), include_str!(concat!("templates/", $kind, "/test.rs.txt"))),
-            $(($path, include_str!(concat!("templates/", $kind, "/", $file))),)*
+            $($file,)*
         ]
     };
 }
@@ -73,23 +91,30 @@ impl Kind {
 
     fn template(self) -> Template {
         match self {
-            Kind::Gate => {
-                template!("gate", main = "all/etcd_", "etc/etc.toml" = "etc.toml.txt")
-            }
-            Kind::Node => {
-                template!("node", main = "all/etcd_", "etc/etc.toml" = "etc.toml.txt")
-            }
-            Kind::Mesh => template!("mesh", main = "mesh/"),
-            Kind::Client => template!("client", main = "client/"),
-            Kind::Game => template!("game", main = "game/"),
+            Kind::Gate => template!("gate"),
+            Kind::Node => template!("node"),
+            Kind::Mesh => template!("mesh"),
+            Kind::Client => template!("client", "templates/client/main.rs.txt"),
+            Kind::Game => template!("game", "templates/game/main.rs.txt"),
         }
     }
 
     /// Returns the features of epicycle that the template needs.
     fn features(self) -> &'static str {
         match self {
-            Kind::Gate | Kind::Node | Kind::Mesh => r#"["cluster", "etcd"]"#,
+            Kind::Gate | Kind::Node | Kind::Mesh => r#"["cluster", "etcd", "logfile"]"#,
             Kind::Client | Kind::Game => r#"["cluster"]"#,
+        }
+    }
+
+    /// Returns the other dependencies, as lines of a manifest.
+    fn dependencies(self) -> String {
+        match self {
+            Kind::Gate => String::new(),
+            Kind::Node => [SERDE, FOR_TESTS, JSON].concat(),
+            Kind::Mesh => SERDE.to_owned(),
+            Kind::Client => [ENV_LOGGER, SERDE, JSON].concat(),
+            Kind::Game => [ENV_LOGGER, SERDE, FOR_TESTS, JSON].concat(),
         }
     }
 }
@@ -111,10 +136,7 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
         text = text.replace("@kind@", flags.kind.name());
         if *path == "Cargo.toml" {
             text = text.replace("@epicycle@", &epicycle);
-            if matches!(flags.kind, Kind::Client) {
-                // The library has JSON, and not only its test.
-                text = text.replace("\n[dev-dependencies]\n", "");
-            }
+            text = text.replace("@dependencies@", &flags.kind.dependencies());
         }
         let file = dir.join(path);
         let made = file.parent().map_or(Ok(()), fs::create_dir_all);
