@@ -21,6 +21,7 @@ mod due_node;
 mod etcd_registry;
 mod etcd_server;
 mod hostile;
+mod https;
 mod interworking;
 mod interworking_gate;
 mod interworking_node;
