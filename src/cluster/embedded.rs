@@ -88,6 +88,7 @@ impl Cluster {
         super::http::HttpServer::builder()
             .registry(self.registry.clone())
             .locator(self.locator.clone())
+            .monitor(&self.monitor)
     }
 
     /// Returns the list of its servers, whose metrics it has.

@@ -218,13 +218,26 @@ pub(super) fn close_notice(
     cause: CloseCause<'_>,
     dst: &mut Outbox<'_>,
 ) {
+    if let Some((status, why)) = take_refusal(exchange, receiving, cause) {
+        let text = "Content-Type: text/plain; charset=utf-8\r\n";
+        write::refusal(status, text, &format!("{why}\n"), dst);
+    }
+}
+
+/// Returns the status and the reason of the last answer to a client that waits for something, and notes it as sent.
+#[cold]
+pub(super) fn take_refusal(
+    exchange: &mut Exchange,
+    receiving: bool,
+    cause: CloseCause<'_>,
+) -> Option<(StatusCode, String)> {
     if exchange.stage() == Stage::Finished {
-        return;
+        return None;
     }
     let owed = exchange.answer() == AnswerState::Owed;
     let status = match cause {
         // A new answer must not follow a part of another one, or another protocol.
-        _ if !owed && exchange.answer() != AnswerState::None => return,
+        _ if !owed && exchange.answer() != AnswerState::None => return None,
         CloseCause::Malformed(error) => {
             MessageError::of(error).map_or(StatusCode::BAD_REQUEST, MessageError::status)
         }
@@ -233,7 +246,7 @@ pub(super) fn close_notice(
         CloseCause::Shutdown if receiving || owed => StatusCode::SERVICE_UNAVAILABLE,
         CloseCause::Panic | CloseCause::Failed if owed => StatusCode::INTERNAL_SERVER_ERROR,
         CloseCause::Unanswered if owed => StatusCode::SERVICE_UNAVAILABLE,
-        _ => return,
+        _ => return None,
     };
     let why = match cause {
         CloseCause::Malformed(error) => error.to_string(),
@@ -242,6 +255,6 @@ pub(super) fn close_notice(
         CloseCause::Timeout | CloseCause::Unanswered => "the answer took too long".to_owned(),
         _ => "the server failed to answer".to_owned(),
     };
-    write::refusal(status, &why, dst);
     exchange.refuse(status);
+    Some((status, why))
 }

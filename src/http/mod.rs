@@ -251,3 +251,5 @@ pub use self::response::{Chunk, Continue, End, ServerResponse, Trailers};
 pub use self::router::{Match, NoRoute, Params, RouteError, Router};
 pub use self::sse::SseEvent;
 pub use self::stream::{HttpStreamCodec, RequestPart};
+#[cfg(feature = "cluster-http")]
+pub(crate) use self::write::refusal;

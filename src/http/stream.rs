@@ -1,4 +1,8 @@
+#[cfg(feature = "cluster-http")]
+use super::StatusCode;
 use super::codec::close_notice;
+#[cfg(feature = "cluster-http")]
+use super::codec::take_refusal;
 use super::exchange::Exchange;
 use super::fields::Headers;
 use super::limits::Limits;
@@ -90,6 +94,18 @@ impl HttpStreamCodec {
         self.exchange.is_upgraded()
     }
 
+    /// Returns the status and the reason of the close notice, for a codec that writes it in a form of its own. It counts as
+    /// sent.
+    #[cfg(feature = "cluster-http")]
+    pub(crate) fn take_refusal(&mut self, cause: CloseCause<'_>) -> Option<(StatusCode, String)> {
+        let receiving = self.is_receiving();
+        take_refusal(&mut self.exchange, receiving, cause)
+    }
+
+    fn is_receiving(&self) -> bool {
+        self.reader.is_within_head() || self.exchange.is_receiving()
+    }
+
     #[inline]
     fn look<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<RequestPart<'a>>, FrameError> {
         if !self.parts.is_within_body() {
@@ -155,7 +171,7 @@ impl Codec for HttpStreamCodec {
     }
 
     fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
-        let receiving = self.reader.is_within_head() || self.exchange.is_receiving();
+        let receiving = self.is_receiving();
         close_notice(&mut self.exchange, receiving, cause, dst);
     }
 

@@ -356,16 +356,15 @@ pub(super) fn write_last_chunk(
 
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Writes an error answer, the last answer on the connection.
-pub(super) fn refusal(status: StatusCode, why: &str, dst: &mut Outbox<'_>) {
+/// Writes an error answer with these header lines, the last answer on the connection.
+pub(crate) fn refusal(status: StatusCode, headers: &str, body: &str, dst: &mut Outbox<'_>) {
     let prefix = ResponsePrefix::at(dst.unix_time());
     let date = String::from_utf8_lossy(prefix.date());
     let head = format!(
-        "HTTP/1.1 {} {}\r\n{date}Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
-         Content-Length: {}\r\n\r\n{why}\n",
+        "HTTP/1.1 {} {}\r\n{date}Connection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
         status.as_str(),
         status.canonical_reason().unwrap_or_default(),
-        why.len() + 1,
+        body.len(),
     );
     dst.put(head.as_bytes());
 }

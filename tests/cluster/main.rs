@@ -28,6 +28,8 @@ mod gate_tls;
 mod gate_users;
 #[cfg(feature = "cluster-http")]
 mod http;
+#[cfg(feature = "cluster-http")]
+mod http_limits;
 #[cfg(feature = "kcp")]
 mod kcp;
 #[cfg(feature = "kcp")]

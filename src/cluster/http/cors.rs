@@ -24,12 +24,14 @@ impl Cors {
     /// Returns the value of `Access-Control-Allow-Origin` for a request, if it has one.
     pub(super) fn allowed<'a>(&self, origin: Option<&'a str>) -> Option<&'a str> {
         let origin = origin?;
-        match &self.origins {
-            None => Some("*"),
-            Some(origins) => origins
-                .iter()
-                .any(|known| known == origin)
-                .then_some(origin),
-        }
+        self.everybody().or_else(|| {
+            let mut known = self.origins.iter().flatten();
+            known.any(|known| known == origin).then_some(origin)
+        })
+    }
+
+    /// Returns the value of it for a request of any origin, if all are let in.
+    pub(super) fn everybody(&self) -> Option<&'static str> {
+        self.origins.is_none().then_some("*")
     }
 }

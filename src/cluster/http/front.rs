@@ -2,15 +2,20 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::body::{Body, NoRoom};
+use super::codec::FrontCodec;
 use super::cors::Cors;
 use super::proxy::HttpProxy;
 use super::request::{HttpError, HttpReply, HttpRequest};
 use super::routes::Table;
+use super::stats::{HttpStatusClass, Metrics};
 use crate::Bytes;
+use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::ConnInfo;
-use crate::engine::handler::{Action, Conn, EventHandler};
-use crate::http::{HttpCodec, Limits, NoRoute, ServerRequest, ServerResponse, StatusCode};
+use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
+use crate::http::{Limits, NoRoute, RequestPart, ServerRequest, ServerResponse, StatusCode};
 use crate::panic;
 use crate::workers::WorkerPool;
 
@@ -21,39 +26,93 @@ pub(super) struct Front {
     pub(super) proxy: Arc<HttpProxy>,
     pub(super) cors: Option<Arc<Cors>>,
     pub(super) max_body: u64,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// The request under way of a connection.
+#[derive(Default)]
+pub(super) struct Exchange {
+    /// The time at which its head was there, until it is answered.
+    began: Option<Instant>,
+    /// It, until its body is there.
+    arriving: Option<Box<Arriving>>,
+}
+
+struct Arriving {
+    request: HttpRequest,
+    body: Body,
 }
 
 impl Front {
-    fn send(conn: &mut Conn<'_, Self>, reply: &HttpReply, allowed: Option<&str>) -> Action {
+    fn send(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        exchange: &mut Exchange,
+        reply: &HttpReply,
+    ) -> Action {
         let status = StatusCode::from_u16(reply.status);
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = ServerResponse::new(status).shared_body(reply.body.clone());
         for (name, value) in &reply.headers {
             response = response.header(name, value);
         }
-        if let Some(origin) = allowed {
-            response = response.header("Access-Control-Allow-Origin", origin);
-            response = response.header("Vary", "Origin");
+        let sent = conn.send(response);
+        if sent.is_ok() {
+            self.answered(exchange, status.as_u16(), conn.now());
         }
-        conn.send(response).into()
+        sent.into()
+    }
+
+    /// Counts an answer.
+    fn answered(&self, exchange: &mut Exchange, status: u16, now: Instant) {
+        let cells = &self.metrics.cells;
+        cells.requests[HttpStatusClass::of(status)].add(1);
+        exchange.arriving = None;
+        if let Some(began) = exchange.began.take() {
+            cells.in_flight.subtract(1);
+            let time = now.saturating_duration_since(began);
+            cells.request_time.record_time(time);
+        }
+    }
+
+    fn refuse(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        exchange: &mut Exchange,
+        error: &HttpError,
+    ) -> Action {
+        self.send(conn, exchange, &error.reply())
+    }
+
+    /// Refuses a request that could be carried out a moment later.
+    fn put_off(&self, conn: &mut Conn<'_, Self>, exchange: &mut Exchange, problem: &str) -> Action {
+        let reply = HttpError::new(503, problem).reply();
+        self.send(conn, exchange, &reply.header("Retry-After", "1"))
     }
 
     /// Answers the question of a browser if it may send a request.
-    fn permit(conn: &mut Conn<'_, Self>, request: &ServerRequest<'_>, origin: &str) -> Action {
+    fn permit(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        exchange: &mut Exchange,
+        asked: &HttpRequest,
+    ) -> Action {
         let methods = "GET, HEAD, POST, PUT, PATCH, DELETE";
-        let mut response = ServerResponse::new(StatusCode::NO_CONTENT)
-            .header("Access-Control-Allow-Origin", origin)
+        let mut reply = HttpReply::empty(204)
             .header("Access-Control-Allow-Methods", methods)
-            .header("Access-Control-Max-Age", "600")
-            .header("Vary", "Origin");
-        let headers = request.header("Access-Control-Request-Headers");
-        if let Some(headers) = headers {
-            response = response.header("Access-Control-Allow-Headers", headers);
+            .header("Access-Control-Max-Age", "600");
+        if let Some(headers) = asked.header("Access-Control-Request-Headers") {
+            reply = reply.header("Access-Control-Allow-Headers", headers);
         }
-        conn.send(response).into()
+        self.send(conn, exchange, &reply)
     }
 
-    fn no_route(conn: &mut Conn<'_, Self>, none: &NoRoute, allowed: Option<&str>) -> Action {
+    fn no_route(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        exchange: &mut Exchange,
+        none: &NoRoute,
+    ) -> Action {
         let reply = match none {
             NoRoute::NotFound => HttpError::new(404, "nothing is here").reply(),
             NoRoute::MethodNotAllowed { allow } => {
@@ -61,10 +120,10 @@ impl Front {
                 error.reply().header("Allow", allow)
             }
         };
-        Self::send(conn, &reply, allowed)
+        self.send(conn, exchange, &reply)
     }
 
-    /// Returns the request as a value of its own.
+    /// Returns the request as a value of its own, without its body.
     fn own(&self, conn: &Conn<'_, Self>, request: &ServerRequest<'_>) -> HttpRequest {
         let headers = request.headers().filter_map(|(name, value)| {
             let value = std::str::from_utf8(value).ok()?;
@@ -76,76 +135,163 @@ impl Front {
             query: request.query().unwrap_or_default().to_owned(),
             params: Default::default(),
             headers: headers.collect(),
-            body: Bytes::copy_from_slice(request.body()),
+            body: Bytes::new(),
+            share: None,
             peer: conn.peer_addr().as_socket_addr(),
             user: None,
             proxy: self.proxy.clone(),
         }
     }
+
+    fn begin(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        exchange: &mut Exchange,
+        request: &ServerRequest<'_>,
+    ) -> Action {
+        exchange.began = Some(conn.now());
+        self.metrics.cells.in_flight.add(1);
+        let announced = request.content_length();
+        if announced.is_some_and(|len| len > self.max_body) {
+            return self.too_long(conn, exchange);
+        }
+        let room = &self.metrics.room;
+        if announced.is_some_and(|len| room.lacks(len)) {
+            return self.no_room(conn, exchange);
+        }
+        exchange.arriving = Some(Box::new(Arriving {
+            request: self.own(conn, request),
+            body: Body::new(room, announced.unwrap_or(self.max_body)),
+        }));
+        Action::Continue
+    }
+
+    fn go_on(&self, conn: &mut Conn<'_, Self>, exchange: &mut Exchange, part: &[u8]) -> Action {
+        self.metrics
+            .cells
+            .body_received_bytes
+            .add(part.len() as u64);
+        // Without it, the request is answered, and its connection closes.
+        let Some(arriving) = &mut exchange.arriving else {
+            return Action::Continue;
+        };
+        if arriving.body.len() + part.len() as u64 > self.max_body {
+            return self.too_long(conn, exchange);
+        }
+        match arriving.body.push(part) {
+            Ok(()) => Action::Continue,
+            Err(NoRoom) => self.no_room(conn, exchange),
+        }
+    }
+
+    fn too_long(&self, conn: &mut Conn<'_, Self>, exchange: &mut Exchange) -> Action {
+        let problem = format!("the body is longer than {} bytes", self.max_body);
+        self.refuse(conn, exchange, &HttpError::new(413, problem))
+    }
+
+    fn no_room(&self, conn: &mut Conn<'_, Self>, exchange: &mut Exchange) -> Action {
+        self.metrics.cells.body_refused.add(1);
+        let problem = "there is no room for the body beside those of other requests; try again";
+        self.put_off(conn, exchange, problem)
+    }
+
+    /// Has the request carried out, which is complete.
+    fn carry_out(&self, conn: &mut Conn<'_, Self>, exchange: &mut Exchange) -> Action {
+        let Some(arrived) = exchange.arriving.take() else {
+            return Action::Continue;
+        };
+        let Arriving { mut request, body } = *arrived;
+        let asks = request.method == "OPTIONS"
+            && request.header("Access-Control-Request-Method").is_some();
+        if asks && conn.codec().is_allowed() {
+            return self.permit(conn, exchange, &request);
+        }
+        let found = match self.routes.find(&request.method, &request.path) {
+            Ok(found) => found,
+            Err(none) => return self.no_route(conn, exchange, &none),
+        };
+        for (name, _) in found.params.iter() {
+            if let Some(value) = found.params.decoded(name) {
+                request.params.insert(name.to_owned(), value.into_owned());
+            }
+        }
+        let (bytes, share) = body.into_parts();
+        (request.body, request.share) = (bytes.into(), Some(share));
+        let answer = conn.defer_answer();
+        let answer = answer.if_dropped(|front: &mut Self, conn, exchange| {
+            let failed = HttpError::new(500, FAILED);
+            let _ = front.refuse(conn, exchange, &failed);
+        });
+        let routes = self.routes.clone();
+        let submitted = self.workers.submit(move || {
+            let reply = handle(&routes, &mut request);
+            drop(request);
+            // A client that has left gets no answer.
+            let _ = answer.run(move |front, conn, exchange| {
+                if let Action::Refused(error) = front.send(conn, exchange, &reply) {
+                    log::warn!(target: "epicycle::cluster", "an answer was refused: {error}");
+                    let _ = front.refuse(conn, exchange, &HttpError::new(500, FAILED));
+                }
+            });
+        });
+        if submitted.is_err() {
+            let problem = "too many requests are under way; try again";
+            return self.put_off(conn, exchange, problem);
+        }
+        Action::Continue
+    }
 }
 
 impl EventHandler for Front {
-    type Codec = HttpCodec;
-    type Session = ();
+    type Codec = FrontCodec;
+    type Session = Exchange;
 
-    fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> FrontCodec {
+        // The bodies are measured here, where the answer can be one of this server.
         let limits = Limits::default().max_head(16 << 10).max_headers(64);
-        HttpCodec::new(limits.max_body(self.max_body))
+        FrontCodec::new(limits.max_body(u64::MAX), self.cors.clone())
     }
 
-    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> {
-        Some(())
+    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<Exchange> {
+        self.metrics.cells.connections.add(1);
+        Some(Exchange::default())
     }
 
     fn react(
         &mut self,
         conn: &mut Conn<'_, Self>,
-        (): &mut (),
-        request: ServerRequest<'_>,
+        exchange: &mut Exchange,
+        part: RequestPart<'_>,
     ) -> Action {
-        let allowed = self.cors.as_ref();
-        let allowed = allowed.and_then(|cors| cors.allowed(request.header("Origin")));
-        let asks = request.method() == "OPTIONS"
-            && request.header("Access-Control-Request-Method").is_some();
-        if let (Some(origin), true) = (allowed, asks) {
-            return Self::permit(conn, &request, origin);
+        match part {
+            RequestPart::Head(request) => self.begin(conn, exchange, &request),
+            RequestPart::Body(bytes) => self.go_on(conn, exchange, bytes),
+            RequestPart::End(_) => self.carry_out(conn, exchange),
         }
-        let found = match self.routes.find(request.method(), request.path()) {
-            Ok(found) => found,
-            Err(none) => return Self::no_route(conn, &none, allowed),
-        };
-        let mut own = self.own(conn, &request);
-        for (name, _) in found.params.iter() {
-            if let Some(value) = found.params.decoded(name) {
-                own.params.insert(name.to_owned(), value.into_owned());
+    }
+
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        closed: &Closed,
+        mut exchange: Exchange,
+        _: CloseReason,
+    ) {
+        let cells = &self.metrics.cells;
+        cells.connections.subtract(1);
+        match &closed.refused {
+            Some(refused) => self.answered(&mut exchange, refused.status, closed.closed_at),
+            None if exchange.began.is_some() => {
+                cells.in_flight.subtract(1);
+                cells.abandoned.add(1);
             }
+            None => {}
         }
-        let (routes, allowed) = (self.routes.clone(), allowed.map(str::to_owned));
-        let late = allowed.clone();
-        let answer = conn
-            .defer_answer()
-            .if_dropped(move |_: &mut Self, conn, ()| {
-                let failed = HttpError::new(500, "it has failed; see the log").reply();
-                let _ = Self::send(conn, &failed, late.as_deref());
-            });
-        let origin = allowed.clone();
-        let submitted = self.workers.submit(move || {
-            let reply = handle(&routes, &mut own);
-            // A client that has left gets no answer.
-            let _ = answer.run(move |_, conn, ()| {
-                if let Action::Refused(error) = Self::send(conn, &reply, origin.as_deref()) {
-                    log::warn!(target: "epicycle::cluster", "an answer was refused: {error}");
-                    conn.close();
-                }
-            });
-        });
-        if submitted.is_err() {
-            let busy = HttpError::new(503, "too many requests are under way; try again");
-            return Self::send(conn, &busy.reply(), allowed.as_deref());
-        }
-        Action::Continue
     }
 }
+
+/// The text of an error whose reason is nobody's business.
+const FAILED: &str = "it has failed; see the log";
 
 /// Runs the handler of a request.
 fn handle(routes: &Table, request: &mut HttpRequest) -> HttpReply {
@@ -164,7 +310,7 @@ fn handle(routes: &Table, request: &mut HttpRequest) -> HttpReply {
                 &format!("the handler of {method} {path}"),
                 payload,
             );
-            HttpError::new(500, "it has failed; see the log").reply()
+            HttpError::new(500, FAILED).reply()
         }
     }
 }

@@ -32,6 +32,8 @@
 //! answered with 503. A handler that panics is answered with 500, and the connection stays. It is a
 //! [component](crate::cluster::container::Component) of a container.
 
+mod body;
+mod codec;
 mod configured;
 mod cors;
 mod front;
@@ -39,15 +41,17 @@ mod openapi;
 mod proxy;
 mod request;
 mod routes;
+mod stats;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::body::Room;
 use self::front::Front;
 use self::openapi::OpenApi;
-use super::Error;
+use self::stats::{Metrics, Observed};
 use super::admin::links::{Dialler, Links};
 use super::admin::serving;
 use super::codec::Codec;
@@ -58,6 +62,7 @@ use super::locator::{GuardedLocator, Locator, MemoryLocator};
 use super::mesh::MeshClient;
 use super::packet::PacketOptions;
 use super::registry::{Directory, GuardedRegistry, MemoryRegistry, Registry};
+use super::{Error, Monitor};
 use crate::engine::listen::Listen;
 use crate::engine::server::Running;
 #[cfg(feature = "tls")]
@@ -68,6 +73,7 @@ pub use self::cors::Cors;
 pub use self::proxy::HttpProxy;
 pub use self::request::{HttpError, HttpReply, HttpRequest};
 pub use self::routes::{HttpNext, HttpRoute, HttpRoutes};
+pub use self::stats::{HttpStats, HttpStatusClass};
 
 /// A running HTTP server of an application. A drop ends it.
 #[must_use = "dropping it ends the server"]
@@ -75,6 +81,7 @@ pub struct HttpServer {
     addr: SocketAddr,
     /// Taken at the end, before the links that the handlers need.
     running: Option<Running<Front>>,
+    metrics: Arc<Metrics>,
     _proxy: Arc<HttpProxy>,
 }
 
@@ -85,6 +92,7 @@ pub struct HttpBuilder {
     #[cfg(feature = "tls")]
     tls: Option<TlsServer>,
     max_body: u64,
+    max_bodies: Option<u64>,
     threads: usize,
     max_connections: usize,
     cors: Option<Cors>,
@@ -98,7 +106,11 @@ pub struct HttpBuilder {
     packet: PacketOptions,
     codec: Codec,
     mesh: Option<MeshClient>,
+    monitor: Option<Monitor>,
 }
+
+/// The memory of all bodies, unless it is set.
+const BODIES: u64 = 256 << 20;
 
 /// The requests that wait for a thread.
 const QUEUE: usize = 1024;
@@ -111,6 +123,7 @@ impl HttpServer {
             #[cfg(feature = "tls")]
             tls: None,
             max_body: 4 << 20,
+            max_bodies: None,
             threads: 8,
             max_connections: 10_000,
             cors: None,
@@ -124,12 +137,18 @@ impl HttpServer {
             packet: PacketOptions::default(),
             codec: Codec::default(),
             mesh: None,
+            monitor: None,
         }
     }
 
     /// Returns the address that it listens on, with the port that the kernel chose.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Returns its metrics at this moment.
+    pub fn stats(&self) -> HttpStats {
+        self.metrics.read()
     }
 
     /// Ends the server once the answers under way have been sent. A drop does the same.
@@ -160,6 +179,14 @@ impl HttpBuilder {
     /// Sets the longest body of a request, in bytes. A longer one is answered with 413. Default: 4 MiB.
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.max_body = bytes;
+        self
+    }
+
+    /// Sets the memory that the bodies of all requests may take, in bytes. A body counts from its first byte until its handler has
+    /// ended. One that has no room is answered with 503 and `Retry-After`. At least the longest body has to have room. Default:
+    /// 256 MiB, or the longest body if that is more.
+    pub fn max_bodies(mut self, bytes: u64) -> Self {
+        self.max_bodies = Some(bytes);
         self
     }
 
@@ -240,12 +267,26 @@ impl HttpBuilder {
         self
     }
 
+    /// Adds the metrics of the server to a list of what is observed, for an [admin interface](super::admin). Their label `role` is
+    /// `http-PORT`. Default: they are on none.
+    pub fn monitor(mut self, monitor: &Monitor) -> Self {
+        self.monitor = Some(monitor.clone());
+        self
+    }
+
     /// Starts the server.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] or [`Error::Start`] if an option, a route or the address is wrong, and the error of the registry.
     pub fn start(self) -> Result<HttpServer, Error> {
+        let max_bodies = self.max_bodies.unwrap_or(BODIES.max(self.max_body));
+        if max_bodies < self.max_body {
+            let problem = format!(
+                "{max_bodies} bytes are less than the longest body has; set `max_body` too"
+            );
+            return Err(Error::argument("max_bodies", problem));
+        }
         let mut routes = self.routes;
         if let Some(described) = self.described {
             described.add(&mut routes)?;
@@ -280,20 +321,31 @@ impl HttpBuilder {
             .idle_timeout(second(60))
             .write_stall_timeout(second(30))
             .drain_deadline(second(10));
+        let metrics = Arc::new(Metrics {
+            cells: Default::default(),
+            room: Room::new(max_bodies),
+        });
         let make = {
             let (proxy, cors, max_body) = (proxy.clone(), self.cors.map(Arc::new), self.max_body);
+            let metrics = metrics.clone();
             move |_| Front {
                 routes: routes.clone(),
                 workers: workers.clone(),
                 proxy: proxy.clone(),
                 cors: cors.clone(),
                 max_body,
+                metrics: metrics.clone(),
             }
         };
         let (running, addr) = serving::start(server, make)?;
+        if let Some(monitor) = self.monitor {
+            let role = format!("http-{}", addr.port());
+            monitor.add_metrics(role, Observed(Arc::downgrade(&metrics)));
+        }
         Ok(HttpServer {
             addr,
             running: Some(running),
+            metrics,
             _proxy: proxy,
         })
     }

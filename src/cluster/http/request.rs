@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::HttpProxy;
+use super::body::Share;
 use crate::Bytes;
 use crate::cluster::Error;
 use crate::error::error_messages;
@@ -22,6 +23,8 @@ pub struct HttpRequest {
     pub(super) params: BTreeMap<String, String>,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Bytes,
+    /// Held until the handler has ended.
+    pub(super) share: Option<Share>,
     pub(super) peer: Option<SocketAddr>,
     pub(super) user: Option<i64>,
     pub(super) proxy: Arc<HttpProxy>,
@@ -139,6 +142,14 @@ impl HttpReply {
         }
     }
 
+    pub(super) fn empty(status: u16) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Bytes::new(),
+        }
+    }
+
     /// Sets the status, from 200 to 599.
     pub fn status(mut self, status: u16) -> Self {
         self.status = status;
@@ -175,8 +186,12 @@ impl HttpError {
     }
 
     pub(super) fn reply(&self) -> HttpReply {
-        let told = serde_json::json!({"error": self.problem});
-        HttpReply::of("application/json", told.to_string()).status(self.status)
+        HttpReply::of("application/json", self.json()).status(self.status)
+    }
+
+    /// Returns the body of the reply.
+    pub(super) fn json(&self) -> String {
+        serde_json::json!({"error": self.problem}).to_string()
     }
 }
 
