@@ -5,9 +5,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use epicycle::cluster::gate::ResumeOptions;
+use epicycle::cluster::client::Client;
+use epicycle::cluster::gate::{Gate, ResumeOptions};
 use epicycle::cluster::mesh::Mesh;
-use epicycle::cluster::node::Node;
+use epicycle::cluster::node::{Node, RouteFlag};
 use epicycle::cluster::registry::{
     Directory, Instance, LinkEndpoint, MemoryRegistry, Registry, RouteSpec,
 };
@@ -270,6 +271,33 @@ impl Registry for Fragile {
         *self.sender.lock() = Some(sender);
         Ok(watch)
     }
+}
+
+#[test]
+fn a_node_knows_its_own_routes_before_the_registry_tells_it_of_them() {
+    let lists = MemoryRegistry::new();
+    let silent = Fragile {
+        lists: lists.clone(),
+        sender: parking_lot::Mutex::new(None),
+    };
+    let (sender, receiver) = mpsc::channel();
+    let node = Node::builder()
+        .registry(silent)
+        .route(1, |_, cx| cx.deliver(2, 0, "to itself"))
+        .route_with(2, RouteFlag::Internal, move |_, cx| {
+            drop(sender.send(cx.parse::<String>()));
+            Ok::<_, Error>(())
+        })
+        .start()
+        .expect("starts");
+    let gate = Gate::builder().registry(lists).listen("tcp://127.0.0.1:0");
+    let gate = gate.start().expect("starts");
+    let client = Client::builder().connect(gate.client_addrs()[0].to_string());
+    let client = client.expect("connects");
+    client.push(1, "").expect("is sent");
+    let text = receiver.recv_timeout(LONG).expect("has come");
+    assert_eq!(text.expect("is text"), "to itself");
+    drop(node);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::stats::NodeCounters;
 use super::watching::watch;
 use crate::cluster::chance::Chance;
 use crate::cluster::codec::Codec;
-use crate::cluster::dispatch::{Policy, RouteTable};
+use crate::cluster::dispatch::Policy;
 use crate::cluster::drpc::Secret;
 use crate::cluster::follower::Followers;
 #[cfg(feature = "tls")]
@@ -498,18 +498,18 @@ impl<T: 'static> Prepared<T> {
         warn_if_open(&addr, shared.options.secret.is_some());
         #[cfg(feature = "tls")]
         let endpoint = endpoint.with_tls(shared.options.tls.is_some());
-        let table = RouteTable::new(shared.options.dispatch);
-        let following = watch(
-            &self.followers,
-            &*self.own.registry,
-            &*self.locator,
-            &shared,
-            table,
-            engine,
-        )?;
+        let registry = self.own.registry.clone();
         let mut record = self.own.record(&shared.ours.id, endpoint.to_string());
         record.routes = self.router.specs();
         record.events = self.router.events(shared.counters.len());
+        let following = watch(
+            &self.followers,
+            &*registry,
+            &*self.locator,
+            &shared,
+            record.clone(),
+            engine,
+        )?;
         let mut node = Node {
             shared,
             posting: self.posting,

@@ -19,7 +19,9 @@ struct Servers<T: 'static> {
     gates: Vec<Instance>,
     nodes: Vec<Arc<Instance>>,
     table: RouteTable,
-    own: String,
+    own: Arc<Instance>,
+    /// The registry has told of this node too. Until then it counts as registered.
+    own_was_told: bool,
     registered: Arc<Registered>,
     engine: Engine<NodeReactor<T>>,
 }
@@ -30,7 +32,7 @@ pub(super) fn watch<T: 'static>(
     registry: &dyn Registry,
     locator: &dyn Locator,
     shared: &Arc<Shared>,
-    table: RouteTable,
+    own: Instance,
     engine: &Engine<NodeReactor<T>>,
 ) -> Result<[Follower; 3], Error> {
     let mut gates = registry.watch(Kind::Gate.as_str())?;
@@ -38,8 +40,9 @@ pub(super) fn watch<T: 'static>(
     let mut servers = Servers {
         gates: gates.next().unwrap_or_default(),
         nodes: Vec::new(),
-        table,
-        own: shared.ours.id.clone(),
+        table: RouteTable::new(shared.options.dispatch),
+        own: Arc::new(own),
+        own_was_told: false,
         registered: shared.registered.clone(),
         engine: engine.clone(),
     };
@@ -75,12 +78,16 @@ pub(super) fn watch<T: 'static>(
 impl<T: 'static> Servers<T> {
     fn set_nodes(&mut self, list: Vec<Instance>) {
         self.nodes = list.into_iter().map(Arc::new).collect();
+        self.own_was_told |= self.nodes.iter().any(|node| node.id == self.own.id);
+        if !self.own_was_told {
+            self.nodes.push(self.own.clone());
+        }
         // Gates tell what the nodes disagree about.
         self.table = self.table.updated(&self.nodes).0;
     }
 
     fn tell(&self) {
-        let others = self.nodes.iter().filter(|node| node.id != self.own);
+        let others = self.nodes.iter().filter(|node| node.id != self.own.id);
         let all = self.gates.iter().chain(others.map(|node| &**node));
         let peers = peers(all);
         for reactor in 0..self.engine.reactors() {
