@@ -75,7 +75,7 @@ impl<E, D: Message + Default> Decoder for Prost<E, D> {
 }
 
 #[derive(Clone)]
-struct GreeterServer;
+pub(crate) struct GreeterServer;
 
 impl NamedService for GreeterServer {
     const NAME: &'static str = "helloworld.Greeter";

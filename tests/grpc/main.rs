@@ -6,6 +6,7 @@ mod util;
 mod calls;
 mod ends;
 mod hosted;
+mod secret;
 mod strangers;
 
 use std::sync::Arc;

@@ -95,11 +95,21 @@ impl Secret {
 
     /// Returns a key for another purpose.
     pub(in crate::cluster) fn derive(&self, purpose: &[u8]) -> [u8; MAC] {
+        self.over_purpose(purpose).finalize().into_bytes().into()
+    }
+
+    /// Returns true if these bytes are the key for that purpose. It takes the same time for all wrong ones of a length.
+    #[cfg(feature = "grpc")]
+    pub(in crate::cluster) fn is_derived(&self, key: &[u8], purpose: &[u8]) -> bool {
+        self.over_purpose(purpose).verify_slice(key).is_ok()
+    }
+
+    fn over_purpose(&self, purpose: &[u8]) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
         // Proofs begin with 1 or 2.
         mac.update(&[0]);
         mac.update(purpose);
-        mac.finalize().into_bytes().into()
+        mac
     }
 
     fn over(&self, role: Role, dialler: &Party<'_>, listener: &Party<'_>) -> Hmac<Sha256> {

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::rpc::{RpcTransporter, foreign_secret};
+use super::rpc::RpcTransporter;
 use super::transporter::Transporter;
 use super::{Error, Mesh, Shared};
 use crate::addr::Addr;
@@ -79,7 +79,7 @@ impl MeshBuilder {
     }
 
     /// Sets the secret of the cluster. Clients that do not prove that they have it are refused. With it, an
-    /// [admin interface](crate::cluster::admin) that has it too can set the state of the mesh. Default: none.
+    /// [admin interface](crate::cluster::admin) that has it too can set the state of a mesh over rpc. Default: none.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.rpc.secret = Some(secret);
         self
@@ -158,12 +158,16 @@ impl MeshBuilder {
             });
         }
         let transporter: Box<dyn Transporter> = match self.other {
-            Some(_) if self.rpc.secret.is_some() => return Err(foreign_secret()),
             Some(_) if has_services => {
                 let problem = "the services are those of the transporter; give them to it";
                 return Err(Error::argument("service", problem));
             }
-            Some(other) => other,
+            Some(mut other) => {
+                if let Some(secret) = &self.rpc.secret {
+                    other.set_secret(secret)?;
+                }
+                other
+            }
             None => Box::new(self.rpc),
         };
         let (scheme, services) = (transporter.scheme().to_owned(), transporter.services());

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::call::MeshCall;
 use super::instances::addresses;
-use super::rpc::{RpcTransporter, foreign_secret};
+use super::rpc::RpcTransporter;
 use super::target::Target;
 use super::transporter::{Channel, MeshAddress, Transporter};
 use crate::cluster::codec::{Codec, DecodeBody, EncodeBody};
@@ -50,7 +50,7 @@ pub struct MeshService {
 pub struct MeshClientBuilder {
     registry: Arc<dyn Registry>,
     rpc: RpcTransporter,
-    other: Option<Arc<dyn Transporter>>,
+    other: Option<Box<dyn Transporter>>,
     codec: Codec,
     call_timeout: Duration,
 }
@@ -293,7 +293,8 @@ impl MeshClientBuilder {
         self
     }
 
-    /// Sets the secret of the cluster. Meshes that do not prove that they have it are not called. Default: none.
+    /// Sets the secret of the cluster. Meshes that do not prove that they have it are not called; those over gRPC prove nothing, and
+    /// are known by their certificates. Default: none.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.rpc.secret = Some(secret);
         self
@@ -301,7 +302,7 @@ impl MeshClientBuilder {
 
     /// Sets the protocol of the calls, in place of rpc. The options of rpc do not apply then.
     pub fn transporter(mut self, transporter: impl Transporter) -> Self {
-        self.other = Some(Arc::new(transporter));
+        self.other = Some(Box::new(transporter));
         self
     }
 
@@ -312,9 +313,13 @@ impl MeshClientBuilder {
     /// [`Error::Start`] if an option is wrong, and the error of the registry.
     pub fn start(mut self) -> Result<MeshClient, Error> {
         Error::if_zero("call_timeout", self.call_timeout)?;
-        let transporter = match self.other {
-            Some(_) if self.rpc.secret.is_some() => return Err(foreign_secret()),
-            Some(other) => other,
+        let transporter: Arc<dyn Transporter> = match self.other {
+            Some(mut other) => {
+                if let Some(secret) = &self.rpc.secret {
+                    other.set_secret(secret)?;
+                }
+                other.into()
+            }
             None => {
                 self.rpc.call_timeout = self.call_timeout;
                 self.rpc.start_client()?;

@@ -250,12 +250,6 @@ impl Channel for RpcChannel {
     }
 }
 
-/// Returns the error of options for another transporter, which has to prove the secret by itself.
-pub(super) fn foreign_secret() -> Error {
-    let problem = "it is proved over rpc only; the transporter has to do that itself";
-    Error::argument("secret", problem)
-}
-
 /// Returns the id of a codec in messages of rpc.
 fn body_codec(codec: &Codec) -> wire::Codec {
     match codec {

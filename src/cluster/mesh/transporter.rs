@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::Bytes;
 use crate::cluster::Error;
 use crate::cluster::codec::Codec;
+use crate::cluster::drpc::Secret;
 use crate::metrics::Exposition;
 
 /// A protocol that carries the calls of meshes, such as gRPC. That of [`rpc`](crate::rpc) is the default.
@@ -91,6 +92,18 @@ use crate::metrics::Exposition;
 pub trait Transporter: Send + Sync + 'static {
     /// Returns the scheme of its endpoints in the registry. A client calls only instances with the scheme of its transporter.
     fn scheme(&self) -> &str;
+
+    /// Takes the secret of the cluster, before it serves or makes channels: calls of those who lack it are refused, and its own calls
+    /// show that they have it. The default takes none.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] that tells that it takes none.
+    fn set_secret(&mut self, secret: &Secret) -> Result<(), Error> {
+        let _ = secret;
+        let problem = "this transporter takes none; it has to check its callers by itself";
+        Err(Error::argument("secret", problem))
+    }
 
     /// Returns the names of the services that [`serve`](Self::serve) serves.
     fn services(&self) -> Vec<String>;

@@ -20,6 +20,7 @@ use tower_service::Service;
 
 use super::connection::Connector;
 use super::driver::Driver;
+use super::token::Token;
 use super::wire::{self, Raw};
 use crate::Bytes;
 use crate::balance::{Balancer, Change, Health, InFlight, NodeId, NodeSpec, Nodes};
@@ -39,6 +40,7 @@ pub(super) struct GrpcChannel(Arc<Shared>);
 struct Shared {
     driver: Arc<Driver>,
     tls: Option<TlsClient>,
+    token: Option<Token>,
     max_message: usize,
     max_calls: usize,
     /// Calls under way.
@@ -84,12 +86,14 @@ impl GrpcChannel {
         driver: Arc<Driver>,
         balancer: Box<dyn Balancer>,
         tls: Option<TlsClient>,
+        token: Option<Token>,
         max_message: usize,
         max_calls: usize,
     ) -> Self {
         Self(Arc::new(Shared {
             driver,
             tls,
+            token,
             max_message,
             max_calls,
             calls: AtomicUsize::new(0),
@@ -308,6 +312,7 @@ impl Shared {
         let typed = Typed {
             http2: picked.http2.clone(),
             content_type: HeaderValue::try_from(content_type).ok(),
+            token: self.token.clone(),
         };
         let mut grpc = Grpc::new(typed).max_decoding_message_size(self.max_message);
         if let Err(error) = grpc.ready().await {
@@ -368,10 +373,11 @@ fn down(code: i32, address: &str, error: &dyn std::error::Error) -> Status {
     Status::new(code, format!("{address}: {innermost}"))
 }
 
-/// Sends requests with the content type of a codec.
+/// Sends requests with the content type of a codec, and the token of the cluster.
 struct Typed {
     http2: Http2,
     content_type: Option<HeaderValue>,
+    token: Option<Token>,
 }
 
 impl Service<http::Request<Body>> for Typed {
@@ -386,6 +392,9 @@ impl Service<http::Request<Body>> for Typed {
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         if let Some(content_type) = self.content_type.take() {
             request.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        if let Some(token) = &self.token {
+            token.show(request.headers_mut());
         }
         self.http2.call(request)
     }

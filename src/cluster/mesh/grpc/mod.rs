@@ -7,6 +7,7 @@ mod driver;
 mod host;
 mod methods;
 mod server;
+mod token;
 mod wire;
 
 use std::collections::HashMap;
@@ -24,10 +25,12 @@ use self::channel::GrpcChannel;
 use self::driver::Driver;
 use self::host::Host;
 use self::methods::Method;
+use self::token::Token;
 use super::transporter::{Channel, MeshServer, Transporter};
 use crate::balance::{Balancer, Place, Weighted};
 use crate::cluster::Error;
 use crate::cluster::codec::Codec;
+use crate::cluster::drpc::Secret;
 use crate::tls::{TlsClient, TlsServer};
 
 pub use self::methods::{GrpcCall, GrpcMethods};
@@ -85,6 +88,7 @@ pub struct GrpcTransporter {
     balancer: MakeBalancer,
     tls_server: Option<TlsServer>,
     tls_client: Option<TlsClient>,
+    token: Option<Token>,
     /// Runs the connections of all channels, from the first one on.
     driver: Mutex<Option<Arc<Driver>>>,
 }
@@ -111,8 +115,19 @@ impl GrpcTransporter {
             balancer: Box::new(|| Box::new(Weighted::new(Place::ALONE))),
             tls_server: None,
             tls_client: None,
+            token: None,
             driver: Mutex::default(),
         }
+    }
+
+    /// Returns the token of a cluster's secret: 64 hexadecimal digits. The calls of a [mesh client](super::MeshClientBuilder::secret)
+    /// have it as the metadata `epicycle-token`. Other clients of gRPC have to be given it, if the [mesh](super::MeshBuilder::secret)
+    /// has the secret.
+    ///
+    /// It is HMAC-SHA256 with the secret as the key, over a zero byte and `epicycle grpc`. So it does not tell the secret, but who
+    /// reads it can call the meshes of the cluster: use TLS where others can read the network.
+    pub fn token(secret: &Secret) -> String {
+        token::text(secret)
     }
 
     /// Sets the longest message, in bytes. The call of a longer one fails. Default: 4 MiB.
@@ -216,6 +231,11 @@ impl Transporter for GrpcTransporter {
         "grpc"
     }
 
+    fn set_secret(&mut self, secret: &Secret) -> Result<(), Error> {
+        self.token = Some(Token::of(secret)?);
+        Ok(())
+    }
+
     fn services(&self) -> Vec<String> {
         self.services.clone()
     }
@@ -234,6 +254,7 @@ impl Transporter for GrpcTransporter {
             driver,
             (self.balancer)(),
             self.tls_client.clone(),
+            self.token.clone(),
             self.max_message,
             self.max_calls,
         )))

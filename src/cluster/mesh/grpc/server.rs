@@ -24,6 +24,7 @@ use super::connection::{Accepted, accept};
 use super::driver::{runtime, spawn};
 use super::host::{Answer, Host};
 use super::methods::{GrpcCall, Method};
+use super::token::Token;
 use super::wire::{self, Raw};
 use super::{GrpcTransporter, MeshServer};
 use crate::Bytes;
@@ -55,6 +56,8 @@ metric_set! {
         refused: counter,
         /// Calls of what is not here.
         unknown: counter,
+        /// Calls that did not show the secret of the cluster.
+        unauthenticated: counter,
         /// Connections, now.
         connections: gauge,
     }
@@ -79,6 +82,7 @@ struct Served {
     methods: HashMap<String, Method>,
     hosted: HashMap<String, Box<dyn Host>>,
     codecs: Vec<Codec>,
+    token: Option<Token>,
     max_message: usize,
     workers: WorkerPool,
     counters: Arc<GrpcCounters>,
@@ -98,6 +102,7 @@ pub(super) fn start(options: GrpcTransporter) -> Result<GrpcServer, Error> {
         methods: options.methods,
         hosted: options.hosted,
         codecs: options.codecs,
+        token: options.token,
         max_message: options.max_message,
         workers: workers.name("epicycle-grpc-call").build()?,
         counters: counters.clone(),
@@ -218,8 +223,13 @@ impl Service<http::Request<Body>> for Dispatch {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
+    fn call(&mut self, mut request: http::Request<Body>) -> Answer {
         self.0.counters.calls.add(1);
+        let token = self.0.token.as_ref();
+        if let Some(Err(status)) = token.map(|token| token.check(request.headers_mut())) {
+            self.0.counters.unauthenticated.add(1);
+            return Box::pin(ready(Ok(status.into_http())));
+        }
         let given = request.headers().get("grpc-timeout");
         let ends = given
             .and_then(|given| wire::timeout(given.as_bytes()))
