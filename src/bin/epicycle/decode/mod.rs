@@ -17,10 +17,13 @@ pub(crate) use self::packet::{Flags as Packet, Format, run as packet};
 /// The longest input, in bytes.
 const MAX_INPUT: u64 = 64 << 20;
 
+const GRAMMAR: &str =
+    "write two for each byte, without 0x, and white space where you like: 00000004 00 0001 68";
+
 /// The bytes, and what they are to be read as.
 #[derive(Args)]
 struct Input {
-    /// The bytes as hexadecimal digits, with white space as you like; - reads them from standard input
+    /// The bytes as hexadecimal digits, without 0x, with white space as you like; - reads them from standard input
     #[arg(required = true)]
     hex: Vec<String>,
     #[command(flatten)]
@@ -59,28 +62,32 @@ fn input(words: &[String]) -> Result<Vec<u8>, Box<dyn Error>> {
         read.map_err(|error| format!("standard input: {error}"))?;
         text
     } else {
-        words.concat()
+        words.join(" ")
     };
-    let digits: Vec<char> = text
-        .chars()
-        .filter(|digit| !digit.is_whitespace())
-        .collect();
-    if digits.is_empty() {
-        return Err("there are no digits; write the bytes as hexadecimal digits, 0000000400016869 for example".into());
-    }
-    if !digits.len().is_multiple_of(2) {
-        let count = digits.len();
-        return Err(format!("{count} digits are no whole bytes; write two for each byte").into());
-    }
-    let value = |digit: char| {
+    let mut digits = Vec::new();
+    for (place, digit) in (1..).zip(text.chars()) {
+        if digit.is_whitespace() {
+            continue;
+        }
         let value = digit
             .to_digit(16)
             .and_then(|value| u8::try_from(value).ok());
-        value.ok_or_else(|| format!("{digit:?} is no hexadecimal digit"))
-    };
-    let bytes = digits.chunks_exact(2);
-    let bytes = bytes.map(|pair| Ok(value(pair[0])? << 4 | value(pair[1])?));
-    bytes.collect::<Result<_, String>>().map_err(Into::into)
+        digits.push(value.ok_or_else(|| {
+            format!("{digit:?}, character {place}, is no hexadecimal digit; {GRAMMAR}")
+        })?);
+    }
+    match digits.len() {
+        0 => Err(format!("there are no digits; {GRAMMAR}").into()),
+        count if !count.is_multiple_of(2) => Err(format!(
+            "{count} digits are no whole bytes: the byte {} has one digit; {GRAMMAR}",
+            count / 2
+        )
+        .into()),
+        _ => Ok(digits
+            .chunks_exact(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect()),
+    }
 }
 
 /// Returns the data of a packet as digits, and as text if it is one.

@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 /// Examples:
 ///   epicycle new game arena
 ///   epicycle new node lobby --path ../epicycle
+///   epicycle new mesh bank --grpc
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Flags {
@@ -21,6 +22,9 @@ pub(crate) struct Flags {
     kind: Kind,
     /// Its name, which is that of the folder too: a small letter, then small letters, digits, - and _
     name: String,
+    /// For a mesh: its services are those of a .proto file, over gRPC
+    #[arg(long)]
+    grpc: bool,
     /// The folder in which the project's folder is made
     #[arg(long, value_name = "DIR", default_value = ".")]
     into: PathBuf,
@@ -37,6 +41,9 @@ enum Kind {
     Node,
     /// Has services that are called by name
     Mesh,
+    /// A mesh over gRPC
+    #[value(skip)]
+    MeshGrpc,
     /// Connects to a gate
     Client,
     /// A gate and a node in one process
@@ -52,10 +59,10 @@ const JSON: &str = "serde_json = \"1\"\n";
 const FOR_TESTS: &str = "\n[dev-dependencies]\n";
 
 macro_rules! template {
-    ($kind:literal) => {
+    ($kind:literal $(, $path:literal = $file:literal)*) => {
         template!(
             $kind,
-            "templates/all/etcd_main.rs.txt",
+            main = "all/etcd_main.rs.txt",
             (
                 "etc/etc.toml",
                 concat!(
@@ -63,16 +70,17 @@ macro_rules! template {
                     include_str!("templates/all/log.toml.txt"),
                 )
             )
+            $(, ($path, include_str!(concat!("templates/", $kind, "/", $file))))*
         )
     };
-    ($kind:literal, $main:expr $(, $file:expr)*) => {
+    ($kind:literal, main = $main:literal $(, $file:expr)*) => {
         &[
             ("Cargo.toml", include_str!("templates/all/Cargo.toml.txt")),
             (".gitignore", include_str!("templates/all/gitignore.txt")),
             ("README.md", include_str!(concat!("templates/", $kind, "/README.md.txt"))),
-            ("src/main.rs", include_str!($main)),
+            ("src/main.rs", include_str!(concat!("templates/", $main))),
             ("src/lib.rs", include_str!(concat!("templates/", $kind, "/lib.rs.txt"))),
-            (concat!("tests/", $kind, ".rs"), include_str!(concat!("templates/", $kind, "/test.rs.txt"))),
+            ("tests/@kind@.rs", include_str!(concat!("templates/", $kind, "/test.rs.txt"))),
             $($file,)*
         ]
     };
@@ -83,7 +91,7 @@ impl Kind {
         match self {
             Kind::Gate => "gate",
             Kind::Node => "node",
-            Kind::Mesh => "mesh",
+            Kind::Mesh | Kind::MeshGrpc => "mesh",
             Kind::Client => "client",
             Kind::Game => "game",
         }
@@ -94,8 +102,13 @@ impl Kind {
             Kind::Gate => template!("gate"),
             Kind::Node => template!("node"),
             Kind::Mesh => template!("mesh"),
-            Kind::Client => template!("client", "templates/client/main.rs.txt"),
-            Kind::Game => template!("game", "templates/game/main.rs.txt"),
+            Kind::MeshGrpc => template!(
+                "mesh_grpc",
+                "build.rs" = "build.rs.txt",
+                "proto/wallet.proto" = "wallet.proto.txt"
+            ),
+            Kind::Client => template!("client", main = "client/main.rs.txt"),
+            Kind::Game => template!("game", main = "game/main.rs.txt"),
         }
     }
 
@@ -103,6 +116,7 @@ impl Kind {
     fn features(self) -> &'static str {
         match self {
             Kind::Gate | Kind::Node | Kind::Mesh => r#"["cluster", "etcd", "logfile"]"#,
+            Kind::MeshGrpc => r#"["cluster", "etcd", "grpc", "logfile"]"#,
             Kind::Client | Kind::Game => r#"["cluster"]"#,
         }
     }
@@ -113,6 +127,7 @@ impl Kind {
             Kind::Gate => String::new(),
             Kind::Node => [SERDE, FOR_TESTS, JSON].concat(),
             Kind::Mesh => SERDE.to_owned(),
+            Kind::MeshGrpc => include_str!("templates/mesh_grpc/dependencies.toml.txt").to_owned(),
             Kind::Client => [ENV_LOGGER, SERDE, JSON].concat(),
             Kind::Game => [ENV_LOGGER, SERDE, FOR_TESTS, JSON].concat(),
         }
@@ -121,6 +136,11 @@ impl Kind {
 
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     check(&flags.name)?;
+    let kind = match (flags.kind, flags.grpc) {
+        (Kind::Mesh, true) => Kind::MeshGrpc,
+        (_, true) => return Err("--grpc is for a mesh".into()),
+        (kind, false) => kind,
+    };
     let sources = sources(flags.path.as_deref())?;
     let dir = flags.into.join(&flags.name);
     fs::create_dir(&dir)
@@ -128,17 +148,17 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     let epicycle = format!(
         "{{ path = {:?}, features = {} }}",
         sources.display().to_string(),
-        flags.kind.features()
+        kind.features()
     );
-    for (path, text) in flags.kind.template() {
+    for (path, text) in kind.template() {
         let mut text = text.replace("@name@", &flags.name);
         text = text.replace("@crate@", &flags.name.replace('-', "_"));
-        text = text.replace("@kind@", flags.kind.name());
+        text = text.replace("@kind@", kind.name());
         if *path == "Cargo.toml" {
             text = text.replace("@epicycle@", &epicycle);
-            text = text.replace("@dependencies@", &flags.kind.dependencies());
+            text = text.replace("@dependencies@", &kind.dependencies());
         }
-        let file = dir.join(path);
+        let file = dir.join(path.replace("@kind@", kind.name()));
         let made = file.parent().map_or(Ok(()), fs::create_dir_all);
         let made = made.and_then(|()| fs::write(&file, text));
         made.map_err(|error| format!("{}: {error}", file.display()))?;
@@ -146,7 +166,7 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     println!(
         "{} is a {}. Next: cd {0} && cargo test",
         dir.display(),
-        flags.kind.name()
+        kind.name()
     );
     Ok(ExitCode::SUCCESS)
 }
@@ -225,6 +245,11 @@ fn check(name: &str) -> Result<(), String> {
         "override",
         "priv",
         "proc-macro",
+        "prost",
+        "protox",
+        "tonic",
+        "tonic_prost",
+        "tonic_prost_build",
         "try",
         "typeof",
         "unsized",
