@@ -1,6 +1,9 @@
 //! The event bus on Kafka, against librdkafka's cluster for tests, which is in this process.
 
-use std::sync::mpsc;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use epicycle::cluster::Error;
@@ -10,7 +13,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message as _;
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::bus::{next, payloads};
@@ -156,6 +159,88 @@ fn brokers_that_are_lost_are_found_again() {
     eventually("it is found", || bus.publish("login", "after").is_ok());
     eventually("the subscription goes on", || next(&receiver) == "after");
     assert!(kafka.stats().is_up);
+}
+
+/// Passes connections on to a server that can be changed. Returns its address.
+fn forward(to: &Arc<Mutex<String>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = listener.local_addr().expect("is bound").to_string();
+    let to = to.clone();
+    thread::spawn(move || {
+        for here in listener.incoming() {
+            let here = here.expect("accepts");
+            let to = to.lock().expect("is whole").clone();
+            let Ok(there) = TcpStream::connect(to) else {
+                continue;
+            };
+            for (from, to) in [(&here, &there), (&there, &here)] {
+                let [mut from, mut to] = [from, to].map(|end| end.try_clone().expect("is cloned"));
+                thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    address
+}
+
+/// The cluster for tests cannot add partitions to a topic, so another one with more of them takes its address over.
+#[test]
+fn partitions_that_are_added_to_a_topic_are_consumed_from_their_beginning() {
+    let topic = "due.eventbus.login";
+    let (small, large) = (cluster(), MockCluster::new(1).expect("starts"));
+    large.create_topic(topic, 3, 1).expect("is made");
+    let to = Arc::new(Mutex::new(small.bootstrap_servers()));
+    let kafka = Kafka::builder()
+        .broker(forward(&to))
+        .timeout(Duration::from_secs(20))
+        .option("topic.metadata.refresh.interval.ms", "500")
+        .build()
+        .expect("is complete");
+    let bus = KafkaEventBus::new(&kafka);
+    let (_subscription, receiver) = payloads(&bus, "login");
+    bus.publish("login", "before").expect("publishes");
+    assert_eq!(next(&receiver), "before");
+
+    // It is there before the partition is known.
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", large.bootstrap_servers());
+    let producer: BaseProducer = config.create().expect("is made");
+    let early = r#"{"id":"1","topic":"login","payload":"early","timestamp":1}"#;
+    let record: BaseRecord<'_, (), str> = BaseRecord::to(topic).payload(early).partition(2);
+    producer.send(record).expect("is taken");
+    producer.flush(LONG).expect("is sent");
+    *to.lock().expect("is whole") = large.bootstrap_servers();
+    small.broker_down(1).expect("goes");
+    assert_eq!(next(&receiver), "early");
+}
+
+#[test]
+fn brokers_tell_their_state_without_calls() {
+    let cluster = cluster();
+    let kafka = open(&cluster, None);
+    eventually("a connection is a sign of life", || {
+        let stats = kafka.stats();
+        stats.is_up && stats.connections > 0 && stats.last_ok.is_some()
+    });
+    let before = kafka.stats().connections;
+    let bus = KafkaEventBus::new(&kafka);
+    let (subscription, _receiver) = payloads(&bus, "login");
+    eventually("a subscription has its own", || {
+        kafka.stats().connections > before
+    });
+    drop(subscription);
+    eventually("they end with it", || kafka.stats().connections == before);
+
+    let (_subscription, _receiver) = payloads(&bus, "login");
+    cluster.broker_down(1).expect("goes");
+    eventually("it is down", || {
+        let stats = kafka.stats();
+        !stats.is_up && stats.connections == 0
+    });
+    cluster.broker_up(1).expect("comes");
+    eventually("it is up again", || kafka.stats().is_up);
 }
 
 #[test]

@@ -260,8 +260,13 @@ fn a_server_that_is_lost_is_found_again() {
     let (_subscription, receiver) = payloads(&bus, "login");
     eventually("it is published", || bus.publish("login", "before").is_ok());
     assert_eq!(next(&receiver), "before");
+    // One that only has subscriptions knows what they notice.
+    let listening = server.open();
+    let _listens = payloads(&RabbitMqEventBus::new(&listening), "other");
+    eventually("it is up", || listening.stats().is_up);
 
     server.kill();
+    eventually("it is down", || !listening.stats().is_up);
     eventually("it is lost", || bus.publish("login", "lost").is_err());
     assert!(!rabbitmq.stats().is_up);
     eventually("a second subscriber is told so", || {
@@ -276,6 +281,11 @@ fn a_server_that_is_lost_is_found_again() {
     };
     eventually("the subscription goes on", found);
     assert!(rabbitmq.stats().is_up);
+    eventually("it is up again", || listening.stats().is_up);
+    let since = || listening.stats().last_ok.expect("has answered");
+    let short = Duration::from_millis(500);
+    eventually("nothing comes", || since() > short);
+    eventually("a heartbeat is a sign of life", || since() < short);
 
     // Longer than the time after which a silent server is lost.
     server.signal(Signal::STOP);

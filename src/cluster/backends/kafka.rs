@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 
 use super::BackendStats;
 use super::health::Health;
@@ -38,13 +38,33 @@ struct Shared {
     config: ClientConfig,
     has_group: bool,
     timeout: Duration,
-    health: Arc<Mutex<Health>>,
+    /// The time after which a subscription looks for new partitions, or `None` if it does not.
+    refresh: Option<Duration>,
+    state: Arc<Mutex<State>>,
 }
 
-/// The receiver of what librdkafka tells.
-#[derive(Clone)]
+/// What is known of the brokers.
+struct State {
+    health: Health,
+    /// Of the producer and all consumers.
+    connections: usize,
+}
+
+/// The receiver of what librdkafka tells of one producer or consumer.
 struct Context {
-    health: Arc<Mutex<Health>>,
+    state: Arc<Mutex<State>>,
+    /// The part of the connections that is its own.
+    connections: AtomicUsize,
+}
+
+/// The consumer of a subscription.
+struct Receiving {
+    consumer: Arc<BaseConsumer<Context>>,
+    topic: String,
+    /// The partitions that are consumed.
+    partitions: HashSet<i32>,
+    looked: Instant,
+    shared: Arc<Shared>,
 }
 
 /// A message that was received.
@@ -58,13 +78,18 @@ pub(in crate::cluster) struct Received {
 /// A subscription. Its drop ends it.
 pub(in crate::cluster) struct KafkaSubscription {
     is_over: Arc<AtomicBool>,
-    health: Arc<Mutex<Health>>,
+    state: Arc<Mutex<State>>,
 }
 
 const BACKEND: &str = "kafka";
 
 /// The end of a subscription is noticed after this time.
 const TURN: Duration = Duration::from_millis(100);
+/// librdkafka tells its state this often. What a broker sent within twice the time is a sign of life.
+const TELL: Duration = Duration::from_secs(1);
+/// The option with the milliseconds after which librdkafka asks for the partitions of its topics. Its own default is 5 minutes.
+const REFRESH: &str = "topic.metadata.refresh.interval.ms";
+const REFRESH_DEFAULT: &str = "30000";
 
 impl Kafka {
     /// Returns the cluster of a broker at `HOST:PORT`.
@@ -88,9 +113,11 @@ impl Kafka {
 
     /// Returns its state. The queue is that of messages that are not confirmed yet.
     pub fn stats(&self) -> BackendStats {
+        let state = self.0.state.lock();
         BackendStats {
             queue: usize::try_from(self.0.producer.in_flight_count()).unwrap_or(0),
-            ..self.0.health.lock().stats()
+            connections: state.connections,
+            ..state.health.stats()
         }
     }
 
@@ -123,115 +150,149 @@ impl Kafka {
         topic: &str,
         deliver: impl Fn(&[u8], Received) + Send + 'static,
     ) -> Result<KafkaSubscription, Error> {
-        let context = Context {
-            health: self.0.health.clone(),
-        };
         let consumer: BaseConsumer<Context> = self
             .0
             .config
-            .create_with_context(context)
+            .create_with_context(Context::new(&self.0.state))
             .map_err(|error| failed(&error))?;
-        let positions = self.positions(&consumer, topic)?;
-        consumer
-            .assign(&positions)
-            .map_err(|error| failed(&error))?;
+        let mut receiving = Receiving {
+            consumer: Arc::new(consumer),
+            topic: topic.to_owned(),
+            partitions: HashSet::new(),
+            looked: Instant::now(),
+            shared: self.0.clone(),
+        };
+        receiving.begin()?;
         let is_over = Arc::new(AtomicBool::new(false));
-        let (consumer, over) = (Arc::new(consumer), is_over.clone());
+        let over = is_over.clone();
         thread::Builder::new()
             .name("epicycle-kafka".to_owned())
-            .spawn(move || receive(&consumer, &over, deliver))
+            .spawn(move || receiving.run(&over, deliver))
             .map_err(|error| {
                 Error::backend(BACKEND, format!("no thread for a subscription: {error}"))
             })?;
         Ok(KafkaSubscription {
             is_over,
-            health: self.0.health.clone(),
+            state: self.0.state.clone(),
         })
     }
+}
 
-    /// Returns where a subscription begins in each partition: behind what the group has handled, or else at the end. So a message that
-    /// is published after this is not missed.
-    fn positions(
-        &self,
-        consumer: &BaseConsumer<Context>,
-        topic: &str,
-    ) -> Result<TopicPartitionList, Error> {
-        let deadline = Instant::now() + self.0.timeout;
+impl Receiving {
+    /// Begins in each partition behind what the group has handled, or else at the end. So a message that is published after this is not
+    /// missed.
+    fn begin(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + self.shared.timeout;
         let left = || deadline.saturating_duration_since(Instant::now()).max(TURN);
         let partitions = loop {
-            let metadata = consumer.fetch_metadata(Some(topic), left());
-            let metadata = metadata.map_err(|error| self.lost(&error))?;
-            let found = metadata.topics().first();
-            let partitions: HashSet<_> = found
-                .into_iter()
-                .flat_map(MetadataTopic::partitions)
-                .map(MetadataPartition::id)
-                .collect();
+            let partitions = self.find(left()).map_err(|error| self.lost(&error))?;
             if !partitions.is_empty() {
                 break partitions;
             }
             // The brokers are making it.
             if Instant::now() >= deadline {
+                let topic = &self.topic;
                 let problem = format!("there is no topic {topic}, and it is not made by itself");
                 return Err(Error::backend(BACKEND, problem));
             }
             thread::sleep(TURN);
         };
+        self.consume(partitions, left, |own, partition| {
+            let marks = (own.consumer).fetch_watermarks(&own.topic, partition, left());
+            marks.map(|(_, end)| Offset::Offset(end))
+        })
+        .map_err(|error| self.lost(&error))?;
+        self.shared.state.lock().health.answered();
+        Ok(())
+    }
+
+    fn run(mut self, is_over: &AtomicBool, deliver: impl Fn(&[u8], Received)) {
+        while !is_over.load(Ordering::Acquire) {
+            match self.consumer.poll(TURN) {
+                None => {}
+                // Another subscription may have begun meanwhile, which gets it.
+                Some(Ok(_)) if is_over.load(Ordering::Acquire) => return,
+                Some(Ok(message)) => {
+                    self.shared.state.lock().health.answered();
+                    let received = Received {
+                        consumer: Arc::downgrade(&self.consumer),
+                        topic: message.topic().to_owned(),
+                        partition: message.partition(),
+                        offset: message.offset(),
+                    };
+                    deliver(message.payload().unwrap_or_default(), received);
+                }
+                // It goes on by itself when the brokers are back.
+                Some(Err(error)) => {
+                    log::debug!(target: "epicycle::cluster", "Kafka: {error}");
+                    thread::sleep(TURN);
+                }
+            }
+            if self
+                .shared
+                .refresh
+                .is_some_and(|refresh| self.looked.elapsed() >= refresh)
+            {
+                if let Err(error) = self.look() {
+                    self.lost(&error);
+                }
+                self.looked = Instant::now();
+            }
+        }
+    }
+
+    /// Consumes the partitions that were added to the topic, from their beginning, so that nothing in them is missed.
+    fn look(&mut self) -> Result<(), KafkaError> {
+        let timeout = self.shared.timeout;
+        let found = self.find(timeout)?;
+        self.shared.state.lock().health.answered();
+        let new: HashSet<_> = found.difference(&self.partitions).copied().collect();
+        if !new.is_empty() {
+            let count = new.len();
+            self.consume(new, || timeout, |_, _| Ok(Offset::Beginning))?;
+            log::info!(target: "epicycle::cluster", "Kafka: the topic {} has {count} new partitions", self.topic);
+        }
+        Ok(())
+    }
+
+    /// Returns the partitions of the topic: none if it does not exist yet.
+    fn find(&self, timeout: Duration) -> Result<HashSet<i32>, KafkaError> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), timeout)?;
+        let topics = metadata.topics().iter();
+        let partitions = topics.flat_map(MetadataTopic::partitions);
+        Ok(partitions.map(MetadataPartition::id).collect())
+    }
+
+    /// Consumes more partitions, each from behind what the group has handled, or else from where `otherwise` says.
+    fn consume(
+        &mut self,
+        partitions: HashSet<i32>,
+        timeout: impl Fn() -> Duration,
+        otherwise: impl Fn(&Self, i32) -> Result<Offset, KafkaError>,
+    ) -> Result<(), KafkaError> {
         let mut positions = TopicPartitionList::new();
         for partition in &partitions {
-            positions.add_partition(topic, *partition);
+            positions.add_partition(&self.topic, *partition);
         }
-        if self.0.has_group {
-            let committed = consumer.committed_offsets(positions.clone(), left());
-            positions = committed.map_err(|error| self.lost(&error))?;
+        if self.shared.has_group {
+            positions = self.consumer.committed_offsets(positions, timeout())?;
         }
-        for partition in partitions {
-            let known = positions.find_partition(topic, partition);
+        for partition in &partitions {
+            let known = positions.find_partition(&self.topic, *partition);
             if known.is_some_and(|known| matches!(known.offset(), Offset::Offset(_))) {
                 continue;
             }
-            let marks = consumer.fetch_watermarks(topic, partition, left());
-            let (_, end) = marks.map_err(|error| self.lost(&error))?;
-            positions
-                .set_partition_offset(topic, partition, Offset::Offset(end))
-                .map_err(|error| failed(&error))?;
+            let begin = otherwise(self, *partition)?;
+            positions.set_partition_offset(&self.topic, *partition, begin)?;
         }
-        self.0.health.lock().answered();
-        Ok(positions)
+        self.consumer.incremental_assign(&positions)?;
+        self.partitions.extend(partitions);
+        Ok(())
     }
 
     fn lost(&self, error: &KafkaError) -> Error {
-        self.0.health.lock().lost(error);
+        self.shared.state.lock().health.lost(error);
         failed(error)
-    }
-}
-
-fn receive(
-    consumer: &Arc<BaseConsumer<Context>>,
-    is_over: &AtomicBool,
-    deliver: impl Fn(&[u8], Received),
-) {
-    while !is_over.load(Ordering::Acquire) {
-        match consumer.poll(TURN) {
-            None => {}
-            // Another subscription may have begun meanwhile, which gets it.
-            Some(Ok(_)) if is_over.load(Ordering::Acquire) => return,
-            Some(Ok(message)) => {
-                consumer.context().health.lock().answered();
-                let received = Received {
-                    consumer: Arc::downgrade(consumer),
-                    topic: message.topic().to_owned(),
-                    partition: message.partition(),
-                    offset: message.offset(),
-                };
-                deliver(message.payload().unwrap_or_default(), received);
-            }
-            // It goes on by itself when the brokers are back.
-            Some(Err(error)) => {
-                log::debug!(target: "epicycle::cluster", "Kafka: {error}");
-                thread::sleep(TURN);
-            }
-        }
     }
 }
 
@@ -247,6 +308,27 @@ impl Received {
     }
 }
 
+impl Context {
+    fn new(state: &Arc<Mutex<State>>) -> Self {
+        Self {
+            state: state.clone(),
+            connections: AtomicUsize::new(0),
+        }
+    }
+
+    /// Notes how many connections there are now.
+    fn set_connections(&self, state: &mut State, now: usize) {
+        let before = self.connections.swap(now, Ordering::Relaxed);
+        state.connections = state.connections + now - before;
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.set_connections(&mut self.state.lock(), 0);
+    }
+}
+
 impl ClientContext for Context {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         log::debug!(target: "epicycle::cluster", "Kafka: {facility}: {message}");
@@ -254,9 +336,23 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.health.lock().lost(reason);
+            self.state.lock().health.lost(reason);
         } else {
             log::debug!(target: "epicycle::cluster", "Kafka: {error}: {reason}");
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let brokers = statistics.brokers.values();
+        let connected: Vec<_> = brokers.filter(|broker| broker.state == "UP").collect();
+        let recent = 0..=(2 * TELL).as_micros() as i64;
+        let mut state = self.state.lock();
+        self.set_connections(&mut state, connected.len());
+        if connected
+            .iter()
+            .any(|broker| recent.contains(&broker.rxidle))
+        {
+            state.health.answered();
         }
     }
 }
@@ -269,12 +365,12 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, sender: Self::DeliveryOpaque) {
         let result = match result {
             Ok(_) => {
-                self.health.lock().answered();
+                self.state.lock().health.answered();
                 Ok(())
             }
             Err((error, _)) => {
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut) {
-                    self.health.lock().lost(error);
+                    self.state.lock().health.lost(error);
                 }
                 Err(error.clone())
             }
@@ -287,7 +383,7 @@ impl ProducerContext for Context {
 impl KafkaSubscription {
     /// Returns an error if the brokers are lost.
     pub(in crate::cluster) fn confirm(&self) -> Result<(), Error> {
-        match self.health.lock().problem() {
+        match self.state.lock().health.problem() {
             Some(problem) => Err(Error::backend(BACKEND, problem)),
             None => Ok(()),
         }
@@ -347,21 +443,27 @@ impl KafkaBuilder {
         config
             .set("bootstrap.servers", self.brokers.join(","))
             .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "1000");
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("statistics.interval.ms", TELL.as_millis().to_string())
+            .set(REFRESH, REFRESH_DEFAULT);
         for (name, value) in &self.options {
             config.set(name, value);
         }
-        let health = Arc::new(Mutex::new(Health::new(BACKEND)));
-        let context = Context {
-            health: health.clone(),
-        };
+        let refresh = config.get(REFRESH).and_then(|ms| ms.parse().ok());
+        let refresh = refresh.filter(|ms| *ms > 0).map(Duration::from_millis);
+        let state = Arc::new(Mutex::new(State {
+            health: Health::new(BACKEND),
+            connections: 0,
+        }));
         let mut producing = config.clone();
         producing
             .set("message.timeout.ms", self.timeout.as_millis().to_string())
             .set("enable.idempotence", "true")
             .set("linger.ms", "0");
         let refused = |error: KafkaError| Error::argument("option", error.to_string());
-        let producer = producing.create_with_context(context).map_err(refused)?;
+        let producer = producing
+            .create_with_context(Context::new(&state))
+            .map_err(refused)?;
         let has_group = self.group.is_some();
         config
             .set("group.id", self.group.as_deref().unwrap_or("epicycle"))
@@ -376,7 +478,8 @@ impl KafkaBuilder {
             config,
             has_group,
             timeout: self.timeout,
-            health,
+            refresh,
+            state,
         })))
     }
 }

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
 use parking_lot::MappedMutexGuard;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -132,7 +132,7 @@ impl<D: Dial> Pool<D> {
     }
 
     /// Returns what is known of the backend, for connections that are not of the pool.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "rabbitmq", feature = "redis"))]
     pub(super) fn health(&self) -> MappedMutexGuard<'_, Health> {
         MutexGuard::map(self.state.lock(), |state| &mut state.health)
     }

@@ -43,6 +43,14 @@ pub(super) enum Failed {
     Refused(String),
 }
 
+impl Failed {
+    pub(super) fn problem(self) -> String {
+        match self {
+            Self::Lost(problem) | Self::Refused(problem) => problem,
+        }
+    }
+}
+
 /// The longest message that is taken.
 const MAX_BODY: u64 = 64 << 20;
 const CHANNEL: u16 = 1;
@@ -66,7 +74,8 @@ impl Channel {
             });
             match opened {
                 Ok(channel) => return Ok(channel),
-                Err(failed) => last = failed,
+                // A user that is refused is as good as no server.
+                Err(failed) => last = Failed::Lost(failed.problem()),
             }
         }
         Err(last)

@@ -105,7 +105,7 @@ impl RabbitMq {
         }
     }
 
-    /// Returns its state. The connections are those for publishing.
+    /// Returns its state, as calls and subscriptions know it. The connections are those for publishing.
     pub fn stats(&self) -> BackendStats {
         self.0.publishers.stats()
     }
@@ -118,7 +118,7 @@ impl RabbitMq {
             // The channel of a refused message is closed.
             channel
                 .publish(exchange, key, body)
-                .map_err(|failed| Failure::Connection(problem(failed)))
+                .map_err(|failed| Failure::Connection(failed.problem()))
         })
     }
 
@@ -130,15 +130,18 @@ impl RabbitMq {
         prefetch: u16,
         deliver: impl Fn(&[u8], Delivery) + Send + 'static,
     ) -> Result<RabbitMqSubscription, Error> {
-        let common = self.0.common.clone();
-        check("topic", &common.queue(key))?;
-        let first = common.consume(key, prefetch);
-        let first = first.map_err(|failed| Error::backend(Publishers::BACKEND, problem(failed)))?;
+        let shared = self.0.clone();
+        check("topic", &shared.common.queue(key))?;
+        let first = shared.common.consume(key, prefetch);
+        let first = first.map_err(|failed| {
+            shared.note_loss(&failed);
+            Error::backend(Publishers::BACKEND, failed.problem())
+        })?;
         let subscribed = Arc::new(Subscribed::default());
         let (own, key) = (subscribed.clone(), key.to_owned());
         thread::Builder::new()
             .name("epicycle-rabbit".to_owned())
-            .spawn(move || common.follow(&key, prefetch, first, &own, &deliver))
+            .spawn(move || shared.follow(&key, prefetch, first, &own, &deliver))
             .map_err(|error| {
                 let problem = format!("no thread for a subscription: {error}");
                 Error::backend(Publishers::BACKEND, problem)
@@ -184,7 +187,9 @@ impl Common {
         channel.call(consume.byte(0).long(0), wire::CONSUME_OK)?;
         Ok(channel)
     }
+}
 
+impl Shared {
     /// Receives messages, on a new connection whenever the last one was lost.
     fn follow(
         &self,
@@ -200,17 +205,20 @@ impl Common {
         while !subscribed.is_over() {
             let opened = match channel.take() {
                 Some(channel) => Ok(channel),
-                None => self.consume(key, prefetch),
+                None => self.common.consume(key, prefetch),
             };
             let began = Instant::now();
             let received = opened.and_then(|opened| {
-                *subscribed.lost.lock() = None;
-                receive(opened, prefetch, subscribed, deliver)
+                if subscribed.lost.lock().take().is_some() {
+                    log::info!(target: "epicycle::cluster", "RabbitMQ: messages of {key} come again");
+                }
+                self.receive(opened, prefetch, subscribed, deliver)
             });
             let Err(failed) = received else {
                 return;
             };
-            let failed = problem(failed);
+            self.note_loss(&failed);
+            let failed = failed.problem();
             let before = subscribed.lost.lock().replace(failed.clone());
             if before.is_none() {
                 log::warn!(target: "epicycle::cluster", "RabbitMQ: no messages of {key}: {failed}");
@@ -221,46 +229,56 @@ impl Common {
             }
         }
     }
+
+    /// Receives messages until the connection is lost, or the subscription over.
+    fn receive(
+        &self,
+        mut channel: Channel,
+        prefetch: u16,
+        subscribed: &Subscribed,
+        deliver: &impl Fn(&[u8], Delivery),
+    ) -> Result<(), Failed> {
+        let (acks, waiting) = mpsc::sync_channel(prefetch.into());
+        let (mut heard, mut said) = (Instant::now(), Instant::now());
+        self.publishers.health().answered();
+        while !subscribed.is_over() {
+            let heard_something = match channel.receive(TURN)? {
+                Received::Message { tag, body } => {
+                    let acks = acks.clone();
+                    deliver(&body, Delivery { tag, acks });
+                    true
+                }
+                Received::Other => true,
+                Received::Nothing => false,
+            };
+            if heard_something {
+                heard = Instant::now();
+                self.publishers.health().answered();
+            } else if heard.elapsed() > SILENCE {
+                return Err(Failed::Lost("it is silent".to_owned()));
+            }
+            if acknowledge(&mut channel, &waiting)? {
+                said = Instant::now();
+            } else if said.elapsed() > Duration::from_secs(HEARTBEAT.into()) / 2 {
+                channel.send_heartbeat()?;
+                said = Instant::now();
+            }
+        }
+        acknowledge(&mut channel, &waiting).map(drop)
+    }
+
+    /// Notes that the connection of a subscription was lost. One on which the server has refused something was not.
+    fn note_loss(&self, failed: &Failed) {
+        if let Failed::Lost(problem) = failed {
+            self.publishers.health().lost(problem);
+        }
+    }
 }
 
 impl Subscribed {
     fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Acquire)
     }
-}
-
-/// Receives messages until the connection is lost, or the subscription over.
-fn receive(
-    mut channel: Channel,
-    prefetch: u16,
-    subscribed: &Subscribed,
-    deliver: &impl Fn(&[u8], Delivery),
-) -> Result<(), Failed> {
-    let (acks, waiting) = mpsc::sync_channel(prefetch.into());
-    let (mut heard, mut said) = (Instant::now(), Instant::now());
-    while !subscribed.is_over() {
-        let heard_something = match channel.receive(TURN)? {
-            Received::Message { tag, body } => {
-                let acks = acks.clone();
-                deliver(&body, Delivery { tag, acks });
-                true
-            }
-            Received::Other => true,
-            Received::Nothing => false,
-        };
-        if heard_something {
-            heard = Instant::now();
-        } else if heard.elapsed() > SILENCE {
-            return Err(Failed::Lost("it is silent".to_owned()));
-        }
-        if acknowledge(&mut channel, &waiting)? {
-            said = Instant::now();
-        } else if said.elapsed() > Duration::from_secs(HEARTBEAT.into()) / 2 {
-            channel.send_heartbeat()?;
-            said = Instant::now();
-        }
-    }
-    acknowledge(&mut channel, &waiting).map(drop)
 }
 
 /// Returns true if there was something to acknowledge.
@@ -309,17 +327,11 @@ impl Dial for Publishers {
             channel.call(Args::of(wire::CONFIRM).byte(0), wire::CONFIRM_OK)?;
             Ok(channel)
         };
-        dial().map_err(problem)
+        dial().map_err(Failed::problem)
     }
 
     fn is_alive(&self, channel: &mut Channel) -> bool {
         self.0.declare(channel).is_ok()
-    }
-}
-
-fn problem(failed: Failed) -> String {
-    match failed {
-        Failed::Lost(problem) | Failed::Refused(problem) => problem,
     }
 }
 
