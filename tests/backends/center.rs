@@ -261,7 +261,12 @@ fn files_are_stored_where_that_is_allowed() {
     let error = center
         .store("file", "game.json", b"1")
         .expect_err("is for reading");
-    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("file is only for reading") && text.contains("Mode::ReadWrite"),
+        "{text}"
+    );
     let error = center
         .store("etcd", "game.json", b"1")
         .expect_err("is not there");
@@ -280,8 +285,20 @@ fn files_are_stored_where_that_is_allowed() {
         let error = center.store("file", wrong, b"1").expect_err("is no path");
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     }
+    let error = center.store("file", "b/game.json", br#"{"n": }"#);
+    let error = error.expect_err("does not parse");
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    assert!(error.to_string().contains("b/game.json"), "{error}");
+    assert_eq!(
+        fs::read(folder.0.join("b/game.json")).expect("is as it was"),
+        b"7"
+    );
+    center
+        .store("file", "notes.txt", b"{")
+        .expect("has a format of its own");
     let only_written = FileSource::new(&folder.0).mode(Mode::WriteOnly);
-    assert!(matches!(only_written.load(), Err(Error::Refused { .. })));
+    let error = only_written.load().expect_err("is for writing");
+    assert!(error.to_string().contains("only for writing"), "{error}");
     let center = start(only_written);
     assert!(!center.has("game"));
     center.store("file", "more.json", b"8").expect("is stored");
@@ -312,6 +329,9 @@ fn files_are_those_of_due(
     );
     put("game.json", r#"{"n": 2}"#);
     eventually("the change is known", || center.integer("game.n", 0) == 2);
+    let error = center.store(&name, "game.json", b"{").expect_err("is none");
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    assert_eq!(get("game.json"), r#"{"n": 2}"#);
     center
         .store(&name, "game.json", br#"{"n": 3}"#)
         .expect("is stored");

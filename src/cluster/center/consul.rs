@@ -84,14 +84,18 @@ impl Source for ConsulSource {
         "consul"
     }
 
+    fn is_readable(&self) -> bool {
+        self.mode.is_readable()
+    }
+
     fn load(&self) -> Result<Vec<Configuration>, Error> {
-        self.mode.check_read()?;
+        self.mode.check_read(self)?;
         self.poll(&mut 0, &Ending::default())
     }
 
     fn store(&self, file: &str, content: &[u8]) -> Result<(), Error> {
-        self.mode.check_write()?;
-        let key = self.key(super::check(file)?);
+        self.mode.check_write(self)?;
+        let key = self.key(super::check(file, content)?);
         match self.consul.put_bytes(&key, content)? {
             true => Ok(()),
             false => Err(self.consul.error("it stores no values")),
@@ -99,7 +103,7 @@ impl Source for ConsulSource {
     }
 
     fn watch(&self) -> Result<Watch<Vec<Configuration>>, Error> {
-        self.mode.check_read()?;
+        self.mode.check_read(self)?;
         let own = self.clone();
         watch_polled("consul", move |index, ending| own.poll(index, ending))
     }

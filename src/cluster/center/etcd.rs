@@ -41,7 +41,7 @@ impl EtcdSource {
         EtcdKeys {
             etcd: self.etcd.clone(),
             prefix: self.prefix.clone(),
-            read,
+            read: Box::new(read),
         }
     }
 }
@@ -59,8 +59,12 @@ impl Source for EtcdSource {
         "etcd"
     }
 
+    fn is_readable(&self) -> bool {
+        self.mode.is_readable()
+    }
+
     fn load(&self) -> Result<Vec<Configuration>, Error> {
-        self.mode.check_read()?;
+        self.mode.check_read(self)?;
         self.keys().list()
     }
 
@@ -73,16 +77,16 @@ impl Source for EtcdSource {
         #[derive(Deserialize)]
         struct Done {}
 
-        self.mode.check_write()?;
+        self.mode.check_write(self)?;
         let put = Put {
-            key: Base64(format!("{}{}", self.prefix, super::check(file)?).into_bytes()),
+            key: Base64(format!("{}{}", self.prefix, super::check(file, content)?).into_bytes()),
             value: Base64(content.to_vec()),
         };
         self.etcd.call::<Done>("/v3/kv/put", &put).map(drop)
     }
 
     fn watch(&self) -> Result<Watch<Vec<Configuration>>, Error> {
-        self.mode.check_read()?;
+        self.mode.check_read(self)?;
         self.keys().watch()
     }
 }

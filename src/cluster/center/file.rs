@@ -156,15 +156,19 @@ impl Source for FileSource {
         "file"
     }
 
+    fn is_readable(&self) -> bool {
+        self.mode.is_readable()
+    }
+
     fn load(&self) -> Result<Vec<Configuration>, Error> {
-        self.mode.check_read()?;
+        self.mode.check_read(self)?;
         self.read()
     }
 
     /// The file is written beside, and then renamed, so that nobody reads a part of it.
     fn store(&self, file: &str, content: &[u8]) -> Result<(), Error> {
-        self.mode.check_write()?;
-        let path = self.folder.join(super::check(file)?);
+        self.mode.check_write(self)?;
+        let path = self.folder.join(super::check(file, content)?);
         let name = path.file_name().map(|name| name.to_string_lossy());
         // Another thread may write the same file.
         static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -62,19 +62,24 @@ pub trait Source: Send + Sync + 'static {
     /// Returns the source's name: `file`, for example.
     fn name(&self) -> &str;
 
+    /// Returns false if it is only for writing. A [`Center`] does not watch it then.
+    fn is_readable(&self) -> bool {
+        true
+    }
+
     /// Returns all files.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Backend`] if the source cannot be reached, and [`Error::Refused`] if it is only for writing.
+    /// Returns [`Error::Backend`] if the source cannot be reached, and [`Error::InvalidArgument`] if it is only for writing.
     fn load(&self) -> Result<Vec<Configuration>, Error>;
 
     /// Writes a file.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Refused`] if the source is only for reading, [`Error::InvalidArgument`] if the name is not allowed, and
-    /// [`Error::Backend`] if the source cannot be reached.
+    /// Returns [`Error::InvalidArgument`] if the source is only for reading, the name is not allowed, or the content is not of the format
+    /// that the name says, and [`Error::Backend`] if the source cannot be reached.
     fn store(&self, file: &str, content: &[u8]) -> Result<(), Error>;
 
     /// Watches the files. Each value is all of them, the first at once.
@@ -130,26 +135,28 @@ pub enum Mode {
 }
 
 impl Mode {
-    fn check_read(self) -> Result<(), Error> {
+    fn is_readable(self) -> bool {
+        self != Self::WriteOnly
+    }
+
+    fn check_read(self, source: &impl Source) -> Result<(), Error> {
+        match self.is_readable() {
+            true => Ok(()),
+            false => Err(self.error(source, "writing")),
+        }
+    }
+
+    fn check_write(self, source: &impl Source) -> Result<(), Error> {
         match self {
-            Self::WriteOnly => Err(refused("the source is only for writing")),
+            Self::ReadOnly => Err(self.error(source, "reading")),
             _ => Ok(()),
         }
     }
 
-    fn check_write(self) -> Result<(), Error> {
-        match self {
-            Self::ReadOnly => Err(refused(
-                "the source is only for reading; set its mode to write",
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn refused(reason: &str) -> Error {
-    Error::Refused {
-        reason: reason.to_owned(),
+    fn error(self, source: &impl Source, only: &str) -> Error {
+        let name = source.name();
+        let problem = format!("{name} is only for {only}; make it with .mode(Mode::ReadWrite)");
+        Error::argument("source", problem)
     }
 }
 
@@ -217,12 +224,10 @@ impl Center {
         });
         let mut followers = Vec::new();
         for (index, source) in shared.sources.iter().enumerate() {
-            let mut watch = match source.watch() {
-                Ok(watch) => watch,
-                // One that is only written.
-                Err(Error::Refused { .. }) => continue,
-                Err(error) => return Err(error),
-            };
+            if !source.is_readable() {
+                continue;
+            }
+            let mut watch = source.watch()?;
             if let Some(first) = watch.next() {
                 shared.update(index, &first);
             }
@@ -314,7 +319,8 @@ impl Center {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::InvalidArgument`] if there is no such source, and the errors of [`Source::store`].
+    /// Returns [`Error::InvalidArgument`] if there is no such source, and the errors of [`Source::store`]: content that does not parse is
+    /// not written.
     pub fn store(&self, source: &str, file: &str, content: &[u8]) -> Result<(), Error> {
         let all = &self.shared.sources;
         let Some(found) = all.iter().find(|found| found.name() == source) else {
@@ -478,23 +484,35 @@ impl Watcher {
     }
 }
 
-/// Reads a file. One without an extension is JSON.
+/// Reads a file.
 fn decode(file: &Configuration) -> Result<Value, Error> {
+    codec(file)?.decode(&file.content)
+}
+
+/// Returns the codec of a file. One without an extension is JSON.
+fn codec(file: &Configuration) -> Result<Codec, Error> {
     let format = match &*file.format {
         "" => "json",
         "yml" => "yaml",
         format => format,
     };
-    Codec::from_str(format)?.decode(&file.content)
+    Codec::from_str(format)
 }
 
-/// Checks the path of a file that is to be written.
-fn check(file: &str) -> Result<&str, Error> {
+/// Checks a file that is to be written. Returns its path. Content of a format that this program does not know is not checked.
+fn check<'f>(file: &'f str, content: &[u8]) -> Result<&'f str, Error> {
     let path = file.trim_start_matches('/');
     let is_odd = |part: &str| part.is_empty() || part == "." || part == "..";
     if path.split('/').any(is_odd) || path.contains(char::is_control) {
         let problem = format!("{file:?} is no path of a file below that of the source");
         return Err(Error::argument("file", problem));
+    }
+    let written = Configuration::new(path, content);
+    if let Ok(codec) = codec(&written)
+        && let Err(error) = codec.decode::<Value>(content)
+    {
+        let problem = format!("{path} would not be read: {error}");
+        return Err(Error::argument("content", problem));
     }
     Ok(path)
 }

@@ -99,17 +99,22 @@ impl Source for NacosSource {
         "nacos"
     }
 
+    fn is_readable(&self) -> bool {
+        self.mode.is_readable()
+    }
+
     fn load(&self) -> Result<Vec<Configuration>, Error> {
-        self.mode.check_read()?;
+        self.mode.check_read(self)?;
         self.read()
     }
 
     fn store(&self, file: &str, content: &[u8]) -> Result<(), Error> {
-        self.mode.check_write()?;
+        self.mode.check_write(self)?;
+        let file = super::check(file, content)?;
         let content = std::str::from_utf8(content)
             .map_err(|_| Error::argument("content", "Nacos has only text"))?;
         let params = [
-            ("dataId", super::check(file)?),
+            ("dataId", file),
             ("group", &*self.group),
             ("tenant", self.nacos.namespace()),
             ("content", content),
@@ -121,7 +126,7 @@ impl Source for NacosSource {
     }
 
     fn watch(&self) -> Result<Watch<Vec<Configuration>>, Error> {
-        self.mode.check_read()?;
+        self.mode.check_read(self)?;
         let own = self.clone();
         watch_polled("nacos", move |is_later: &mut bool, ending| {
             if *is_later {
