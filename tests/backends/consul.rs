@@ -7,11 +7,13 @@ use std::time::Duration;
 use epicycle::cluster::backends::Consul;
 use epicycle::cluster::registry::{ConsulRegistry, Registry};
 use epicycle::cluster::{Error, Kind};
+use log::Level;
 use serde_json::{Value, json};
 
 use crate::registries::{self, node};
 use crate::standin::{Reply, Request, Standin};
 use crate::util::eventually;
+use crate::util::logs::logs;
 use crate::vectors::rows;
 
 #[derive(Default)]
@@ -49,6 +51,14 @@ impl Agent {
             let id = service["ID"].as_str().expect("has an id").to_owned();
             self.change(|services| drop(services.insert(id, service)));
             return Reply::new(200, "");
+        }
+        if request.method == "GET"
+            && let Some(id) = path.strip_prefix("agent/service/")
+        {
+            return match state.services.get(id) {
+                Some(service) => Reply::new(200, json!({"Meta": service["Meta"]}).to_string()),
+                None => Reply::new(404, format!("unknown service ID: {id}")),
+            };
         }
         if let Some(id) = path.strip_prefix("agent/service/deregister/") {
             drop(state);
@@ -110,6 +120,57 @@ fn instances_are_found_until_they_are_taken_out() {
 fn a_record_that_another_server_has_by_now_is_left_to_it() {
     let (_agent, server) = start();
     registries::a_record_that_another_server_has_by_now_is_left_to_it(registry(&server));
+}
+
+#[test]
+fn a_record_of_another_process_is_left_to_it() {
+    let (agent, server) = start();
+    let (ours, theirs) = (registry(&server), registry(&server));
+    registries::a_record_of_another_process_is_left_to_it(&ours, &theirs);
+
+    let logs = logs();
+    let (own, mut other) = (node("node-twice"), node("node-twice"));
+    other.endpoint = "drpc://127.0.0.1:7998?is_secure=false".to_owned();
+    ours.register(&own).expect("registers");
+    theirs.register(&other).expect("registers");
+    eventually("the beats of the first one tell", || {
+        logs.have(
+            Level::Warn,
+            &["Consul: another server", "127.0.0.1:7998", "node-twice"],
+        )
+    });
+    agent.change(BTreeMap::clear);
+    eventually("the second one writes it again", || {
+        ours.services("node")
+            .is_ok_and(|list| list == [other.clone()])
+    });
+    theirs.deregister(&other).expect("answers");
+    // Longer than the time between two beats, of which the first one sends none.
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(ours.services("node").expect("answers").is_empty());
+}
+
+#[test]
+fn a_service_that_is_no_record_is_told_once_for_each_change() {
+    let (agent, server) = start();
+    let logs = logs();
+    let registry = registry(&server);
+    let bad = |what: &str| json!({"Name": "node", "Meta": {"id": what}});
+    let told = |what: &str| logs.with(&format!("{what:?}}} is no record")).len();
+    agent.change(|services| drop(services.insert("bad".to_owned(), bad("told-once"))));
+    let mut watch = registry.watch("node").expect("watches");
+    for n in 0..3 {
+        assert!(registry.services("node").expect("answers").is_empty());
+        // It changes beside it.
+        let good = node(&format!("node-{n}"));
+        registry.register(&good).expect("registers");
+        while !watch.next().expect("is open").contains(&good) {}
+        registry.deregister(&good).expect("answers");
+    }
+    assert_eq!(told("told-once"), 1);
+    agent.change(|services| drop(services.insert("bad".to_owned(), bad("told-again"))));
+    assert!(registry.services("node").expect("answers").is_empty());
+    assert_eq!((told("told-once"), told("told-again")), (1, 1));
 }
 
 #[test]

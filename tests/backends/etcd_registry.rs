@@ -7,6 +7,7 @@ use epicycle::cluster::{Error, Kind, State, Watch};
 
 use crate::etcd_server::Server;
 use crate::process::free_port;
+use crate::util::logs::logs;
 use crate::util::{LONG, eventually};
 use crate::vectors::rows;
 
@@ -118,6 +119,25 @@ fn a_watch_tells_each_change() {
     await_list(&mut watch, "one more", |list| {
         ids(list) == ["node-2", "node-4"]
     });
+}
+
+#[test]
+fn what_is_no_record_is_told_once_for_each_change() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let logs = logs();
+    let registry = EtcdRegistry::new(&server.open());
+    let told = || logs.with("/services/node/told is no record").len();
+    for (count, value) in ["{", "[", "7"].iter().enumerate() {
+        server.ctl(&["put", "/services/node/told", value]);
+        for _ in 0..3 {
+            assert!(registry.services("node").expect("answers").is_empty());
+            let found = registry.find("node", "told").expect("answers");
+            assert_eq!(found, None);
+        }
+        assert_eq!(told(), count + 1);
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::registries::{self, node};
 use crate::standin::{Reply, Request, Standin};
 use crate::util::eventually;
+use crate::util::logs::logs;
 
 #[derive(Default)]
 struct State {
@@ -110,6 +111,26 @@ fn instances_are_found_until_they_are_taken_out() {
 fn a_record_that_another_server_has_by_now_is_left_to_it() {
     let (_state, server) = start();
     registries::a_record_that_another_server_has_by_now_is_left_to_it(registry(&server));
+}
+
+#[test]
+fn an_instance_that_is_no_record_is_told_once_for_each_change() {
+    let (state, server) = start();
+    let logs = logs();
+    let registry = registry(&server);
+    let told = |what: &str| logs.with(&format!("{what:?}}} is no record")).len();
+    for what in ["nacos-once", "nacos-again"] {
+        let metadata = json!({"id": what}).to_string();
+        let key = ("DEFAULT_GROUP@@node".to_owned(), "127.0.0.1:1".to_owned());
+        let instance = BTreeMap::from([("metadata".to_owned(), metadata)]);
+        let mut state = state.lock().expect("is whole");
+        state.instances.insert(key, instance);
+        drop(state);
+        for _ in 0..3 {
+            assert!(registry.services("node").expect("answers").is_empty());
+        }
+        assert_eq!(told(what), 1);
+    }
 }
 
 #[test]

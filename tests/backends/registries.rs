@@ -83,6 +83,21 @@ pub(crate) fn a_record_that_another_server_has_by_now_is_left_to_it(registry: im
     assert!(!left.contains(&new), "{left:?}");
 }
 
+/// Each has a registry of its own, as in two processes. One of them has the record.
+pub(crate) fn a_record_of_another_process_is_left_to_it(
+    ours: &impl Registry,
+    theirs: &impl Registry,
+) {
+    let (old, mut new) = (node("node-1"), node("node-1"));
+    new.endpoint = "drpc://127.0.0.1:7999?is_secure=false".to_owned();
+    ours.register(&old).expect("registers");
+    theirs.register(&new).expect("registers");
+    ours.deregister(&old).expect("is no error");
+    assert_eq!(ours.services("node").expect("answers"), [new.clone()]);
+    theirs.deregister(&new).expect("answers");
+    assert!(ours.services("node").expect("answers").is_empty());
+}
+
 /// `forget` has the server forget everything.
 pub(crate) fn a_record_that_is_forgotten_is_written_again(
     registry: impl Registry,

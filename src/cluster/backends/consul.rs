@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -9,7 +10,7 @@ use super::BackendStats;
 use super::http::{HttpServers, HttpSettings, Problem, excerpt};
 use crate::cluster::Error;
 use crate::cluster::ending::Ending;
-use crate::fetch::Request;
+use crate::fetch::{Request, Response};
 use crate::tls::TlsClient;
 
 /// The agent of Consul on this machine, or several agents. Clones share its connections.
@@ -107,23 +108,26 @@ impl Consul {
                 true => Problem::Ended,
                 false => Problem::lost(error),
             })?;
-            let status = response.status().as_u16();
             let header = response.headers().get("X-Consul-Index");
             let new = header.and_then(|value| std::str::from_utf8(value.as_ref()).ok());
             let new = new.and_then(|value| value.parse().ok()).unwrap_or(0);
-            let value = match status {
-                200 => Some(serde_json::from_slice(response.body()).map_err(|error| {
-                    Problem::Refused(format!("{path} answers strangely: {error}"))
-                })?),
-                404 => None,
-                _ => {
-                    let message = excerpt(response.body());
-                    return Err(Problem::of_status(status, &message));
-                }
-            };
+            let value = read(path, &response)?;
             // An index that is lower is that of a server without the old data.
             let index = if new < index { 0 } else { new };
             Ok(Indexed { value, index })
+        })
+    }
+
+    /// Returns what the agent has at a path.
+    pub(in crate::cluster) fn find<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<Option<T>, Error> {
+        let servers = &self.0.servers;
+        servers.attempt(|url| {
+            let request = servers.client().get(format!("{url}{path}"));
+            let response = self.authorized(request).send().map_err(Problem::lost)?;
+            read(path, &response)
         })
     }
 
@@ -137,6 +141,16 @@ impl Consul {
     pub(in crate::cluster) fn error(&self, problem: impl Into<String>) -> Error {
         self.0.servers.error(problem)
     }
+}
+
+/// Reads an answer. There is none if the agent does not know what it was asked for.
+fn read<T: DeserializeOwned>(path: &str, response: &Response<Bytes>) -> Result<Option<T>, Problem> {
+    let value = match response.status().as_u16() {
+        200 => serde_json::from_slice(response.body()),
+        404 => return Ok(None),
+        status => return Err(Problem::of_status(status, &excerpt(response.body()))),
+    };
+    value.map_err(|error| Problem::Refused(format!("{path} answers strangely: {error}")))
 }
 
 impl ConsulBuilder {

@@ -12,9 +12,11 @@ use crate::cluster::{Error, Watch, WatchSender, watch};
 pub(in crate::cluster) struct EtcdKeys<T> {
     pub(in crate::cluster) etcd: Etcd,
     pub(in crate::cluster) prefix: String,
-    /// Reads a value. None leaves it out.
-    pub(in crate::cluster) read: fn(prefix: &str, record: &EtcdRecord) -> Option<T>,
+    /// Reads the value of a record, whose key begins with the prefix. None leaves it out.
+    pub(in crate::cluster) read: ReadRecord<T>,
 }
+
+type ReadRecord<T> = Box<dyn Fn(&str, &EtcdRecord) -> Option<T> + Send + Sync>;
 
 #[derive(Deserialize)]
 pub(in crate::cluster) struct EtcdRecord {

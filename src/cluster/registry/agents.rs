@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use super::Instance;
 use super::keeper::{Keep, Keeper, Key, key};
 use crate::cluster::ending::Ending;
+use crate::cluster::error::spelled;
 use crate::cluster::polled::watch_polled;
 use crate::cluster::{Error, Watch};
 
@@ -24,6 +25,11 @@ pub(super) trait Agent: Send + Sync + 'static {
 
     /// Tells that the server lives. Returns false if the backend has no record of it.
     fn beat(&self, instance: &Instance) -> Result<bool, Error>;
+
+    /// Returns the endpoint of another server that has the record, at a backend where there is one record of an id.
+    fn taken_by(&self, _instance: &Instance) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
 
     fn remove(&self, instance: &Instance) -> Result<(), Error>;
 
@@ -72,8 +78,8 @@ impl<A: Agent> Agents<A> {
         let _writing = shared.writing.lock();
         let is_it = |kept: &Instance| kept.endpoint == instance.endpoint;
         match shared.keeper.remove_if(&key(instance), is_it) {
-            Some(kept) => shared.agent.remove(&kept),
-            None => Ok(()),
+            Some(kept) if shared.agent.taken_by(&kept)?.is_none() => shared.agent.remove(&kept),
+            _ => Ok(()),
         }
     }
 
@@ -105,14 +111,33 @@ impl<A: Agent> Keep for Shared<A> {
         let Some(instance) = self.keeper.get(key) else {
             return Ok(());
         };
-        if self.agent.beat(&instance)? {
+        let has_record = self.agent.beat(&instance)?;
+        if has_record && self.agent.taken_by(&instance)?.is_none() {
             return Ok(());
         }
         let _writing = self.writing.lock();
+        if has_record {
+            return self.leave(key);
+        }
         // It may have a new state, or have been taken out meanwhile.
         if let Some(instance) = self.keeper.get(key) {
-            log::warn!(target: "epicycle::cluster", "{} has no record of {}, which is registered again", A::BACKEND, key.1);
+            let backend = spelled(A::BACKEND);
+            log::warn!(target: "epicycle::cluster", "{backend} has no record of {}, which is registered again", key.1);
             self.agent.put(&instance)?;
+        }
+        Ok(())
+    }
+}
+
+impl<A: Agent> Shared<A> {
+    /// Keeps a record no longer that another server has.
+    fn leave(&self, key: &Key) -> Result<(), Error> {
+        if let Some(instance) = self.keeper.get(key)
+            && let Some(other) = self.agent.taken_by(&instance)?
+        {
+            let (backend, id) = (spelled(A::BACKEND), &key.1);
+            log::warn!(target: "epicycle::cluster", "{backend}: another server, at {other}, has the record of {id}, which is left to it; give each server an id of its own");
+            self.keeper.remove_if(key, |_| true);
         }
         Ok(())
     }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::agents::{Agent, Agents, registry_of_agents};
+use super::faulty::Faulty;
 use super::{Instance, RouteSpec, ServiceEndpoint};
 use crate::cluster::Error;
 use crate::cluster::backends::{Consul, escape};
@@ -18,6 +19,7 @@ pub struct ConsulRegistry(Agents<Services>);
 
 struct Services {
     consul: Consul,
+    faulty: Faulty,
 }
 
 /// A service as the agent takes it.
@@ -58,6 +60,14 @@ struct Check {
     deregister_critical_service_after: &'static str,
 }
 
+/// A service as its agent has it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Registered {
+    #[serde(default)]
+    meta: BTreeMap<String, String>,
+}
+
 /// A service as it is listed.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -85,6 +95,7 @@ impl ConsulRegistry {
     pub fn new(consul: &Consul) -> Self {
         Self(Agents::new(Services {
             consul: consul.clone(),
+            faulty: Faulty::default(),
         }))
     }
 }
@@ -149,6 +160,13 @@ impl Agent for Services {
         (self.consul).put(&format!("/v1/agent/check/pass/{id}?note=passed"), &())
     }
 
+    fn taken_by(&self, instance: &Instance) -> Result<Option<String>, Error> {
+        let id = escape(&service_id(instance));
+        let found = (self.consul).find::<Registered>(&format!("/v1/agent/service/{id}"))?;
+        let endpoint = found.and_then(|mut found| found.meta.remove("endpoint"));
+        Ok(endpoint.filter(|endpoint| *endpoint != instance.endpoint))
+    }
+
     fn remove(&self, instance: &Instance) -> Result<(), Error> {
         let id = escape(&service_id(instance));
         let removed = (self.consul).put(&format!("/v1/agent/service/deregister/{id}"), &());
@@ -166,7 +184,7 @@ impl Agent for Services {
         *position = listed.index;
         let services = listed.value.unwrap_or_default().into_iter();
         let mut list: Vec<_> = services
-            .filter_map(|listed| from_meta(&listed.service))
+            .filter_map(|listed| from_meta(&listed.service, &self.faulty))
             .collect();
         list.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         Ok(list)
@@ -259,7 +277,7 @@ fn chunks(items: impl Iterator<Item = String>, max: usize) -> Vec<String> {
 }
 
 /// Reads the record of a service. Others may have services of the same name.
-fn from_meta(service: &Service) -> Option<Instance> {
+fn from_meta(service: &Service, faulty: &Faulty) -> Option<Instance> {
     let meta = &service.meta;
     let read = || {
         let kind = meta.get("kind")?.parse().ok()?;
@@ -289,7 +307,8 @@ fn from_meta(service: &Service) -> Option<Instance> {
     };
     let instance = read();
     if instance.is_none() {
-        log::warn!(target: "epicycle::cluster", "Consul: {meta:?} is no record of an instance");
+        let problem = format_args!("Consul: {meta:?} is no record of an instance");
+        faulty.warn(meta, problem);
     }
     instance
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::faulty::Faulty;
 use super::keeper::{Keep, Keeper, Key, key};
 use super::{Instance, Registry};
 use crate::cluster::backends::{Base64, Etcd, EtcdKeys, EtcdRecord, Number, etcd_error};
@@ -22,6 +23,7 @@ struct Shared {
     etcd: Etcd,
     namespace: String,
     keeper: Arc<Keeper<Kept>>,
+    faulty: Arc<Faulty>,
     /// Held while records are written, so that a new state and the renewal of an old one cannot cross.
     writing: Mutex<()>,
 }
@@ -69,6 +71,7 @@ impl EtcdRegistry {
             etcd: etcd.clone(),
             namespace: namespace.trim_matches('/').to_owned(),
             keeper: Keeper::new(),
+            faulty: Arc::default(),
             writing: Mutex::default(),
         }))
     }
@@ -134,10 +137,11 @@ impl Shared {
     }
 
     fn keys(&self, name: &str) -> EtcdKeys<Instance> {
+        let faulty = self.faulty.clone();
         EtcdKeys {
             etcd: self.etcd.clone(),
             prefix: self.prefix(name),
-            read,
+            read: Box::new(move |_, record| read(record, &faulty)),
         }
     }
 }
@@ -195,7 +199,7 @@ impl Drop for Shared {
     }
 }
 
-fn read(_prefix: &str, record: &EtcdRecord) -> Option<Instance> {
+fn read(record: &EtcdRecord, faulty: &Faulty) -> Option<Instance> {
     if record.value.0.is_empty() {
         return None;
     }
@@ -203,7 +207,8 @@ fn read(_prefix: &str, record: &EtcdRecord) -> Option<Instance> {
         Ok(instance) => Some(instance),
         Err(error) => {
             let key = String::from_utf8_lossy(&record.key.0);
-            log::warn!(target: "epicycle::cluster", "etcd: {key} is no record of an instance: {error}");
+            let problem = format_args!("etcd: {key} is no record of an instance: {error}");
+            faulty.warn((&record.key.0, &record.value.0), problem);
             None
         }
     }
@@ -259,7 +264,7 @@ impl Registry for EtcdRegistry {
 
     fn find(&self, name: &str, id: &str) -> Result<Option<Instance>, Error> {
         let record = self.0.find(name, id)?;
-        Ok(record.and_then(|record| read(id, &record)))
+        Ok(record.and_then(|record| read(&record, &self.0.faulty)))
     }
 
     fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {

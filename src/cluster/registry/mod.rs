@@ -26,6 +26,8 @@ mod directory;
 mod endpoint;
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]
+mod faulty;
 mod guarded;
 mod instance;
 #[cfg(any(feature = "consul", feature = "etcd", feature = "nacos"))]

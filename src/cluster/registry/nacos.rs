@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::agents::{Agent, Agents, registry_of_agents};
+use super::faulty::Faulty;
 use super::{Instance, ServiceEndpoint};
 use crate::cluster::Error;
 use crate::cluster::backends::Nacos;
@@ -25,6 +26,7 @@ struct Services {
     nacos: Nacos,
     group: String,
     cluster: String,
+    faulty: Faulty,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +77,7 @@ impl NacosRegistry {
             nacos: nacos.clone(),
             group: group.to_owned(),
             cluster: cluster.to_owned(),
+            faulty: Faulty::default(),
         }))
     }
 }
@@ -185,7 +188,7 @@ impl Agent for Services {
         let hosts = listed.hosts.into_iter();
         let usable = hosts.filter(|host| host.enabled && host.healthy);
         let mut list: Vec<_> = usable
-            .filter_map(|host| from_metadata(name, &host.metadata))
+            .filter_map(|host| from_metadata(name, &host.metadata, &self.faulty))
             .collect();
         list.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         Ok(list)
@@ -222,7 +225,11 @@ fn to_json(value: &impl Serialize) -> Result<String, Error> {
 }
 
 /// Reads the record of an instance. Others may have services of the same name.
-fn from_metadata(name: &str, metadata: &BTreeMap<String, String>) -> Option<Instance> {
+fn from_metadata(
+    name: &str,
+    metadata: &BTreeMap<String, String>,
+    faulty: &Faulty,
+) -> Option<Instance> {
     let read = || {
         let kind = metadata.get("kind")?.parse().ok()?;
         let text = |field: &str| metadata.get(field).cloned().unwrap_or_default();
@@ -240,7 +247,8 @@ fn from_metadata(name: &str, metadata: &BTreeMap<String, String>) -> Option<Inst
     };
     let instance = read();
     if instance.is_none() {
-        log::warn!(target: "epicycle::cluster", "Nacos: {metadata:?} is no record of an instance");
+        let problem = format_args!("Nacos: {metadata:?} is no record of an instance");
+        faulty.warn(metadata, problem);
     }
     instance
 }
