@@ -12,11 +12,13 @@ use epicycle::cluster::backends::{Consul, Etcd, Nacos};
 use epicycle::cluster::center::{
     Center, Configuration, ConsulSource, EtcdSource, FileSource, Mode, NacosSource, Source,
 };
+use log::Level;
 use serde_json::{Value, json};
 
 use crate::etcd_server;
 use crate::standin::{Reply, Standin};
 use crate::util::client::TempPath;
+use crate::util::logs::logs;
 use crate::util::{LONG, eventually, expect_panics};
 
 fn folder() -> TempPath {
@@ -209,6 +211,25 @@ fn later_sources_have_precedence_and_watches_that_panic_harm_nobody() {
     });
     fs::write(one.0.join("game.json"), "{}").expect("writes");
     eventually("it is still read", || !center.has("game.a"));
+}
+
+#[test]
+fn a_file_that_is_empty_while_it_is_written_keeps_its_values() {
+    let folder = folder();
+    let _emptied = Emptied(&folder.0);
+    let logs = logs();
+    let file = folder.0.join("emptied.json");
+    fs::write(&file, r#"{"n": 1}"#).expect("writes");
+    let center = start(FileSource::new(&folder.0).mode(Mode::ReadWrite));
+    fs::write(&file, "").expect("writes");
+    eventually("it is read", || {
+        logs.have(Level::Warn, &["emptied.json", "it is empty"])
+    });
+    assert_eq!(center.integer("emptied.n", 0), 1);
+    let error = center.store("file", "emptied.json", b"");
+    assert!(matches!(error, Err(Error::InvalidArgument { .. })));
+    fs::write(&file, r#"{"n": 2}"#).expect("writes");
+    eventually("it is read again", || center.integer("emptied.n", 0) == 2);
 }
 
 #[test]

@@ -23,7 +23,7 @@
 //!
 //! A value's path begins with the file's name, without the extension, which is the format: `json`, and with their features
 //! `codec-toml`, `codec-xml` and `codec-yaml` the others. If two sources have a file of one name, the values of the later source have
-//! precedence. A file that does not parse is logged, and its last values stay.
+//! precedence. A file that is empty or does not parse is logged, and its last values stay.
 
 #[cfg(feature = "consul")]
 mod consul;
@@ -486,6 +486,10 @@ impl Watcher {
 
 /// Reads a file.
 fn decode(file: &Configuration) -> Result<Value, Error> {
+    // One that is written in place is empty for a moment, which some formats take for a value.
+    if file.content.is_empty() {
+        return Err(Error::argument("content", "it is empty"));
+    }
     codec(file)?.decode(&file.content)
 }
 
@@ -508,8 +512,8 @@ fn check<'f>(file: &'f str, content: &[u8]) -> Result<&'f str, Error> {
         return Err(Error::argument("file", problem));
     }
     let written = Configuration::new(path, content);
-    if let Ok(codec) = codec(&written)
-        && let Err(error) = codec.decode::<Value>(content)
+    if codec(&written).is_ok()
+        && let Err(error) = decode(&written)
     {
         let problem = format!("{path} would not be read: {error}");
         return Err(Error::argument("content", problem));
