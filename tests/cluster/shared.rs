@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::panic::panic_any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
@@ -308,6 +308,54 @@ fn one_thread_makes_a_value_and_the_others_wait_for_it() {
         assert_eq!(found.as_deref(), Some("v"));
     }
     assert_eq!(made.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_maker_that_asks_for_its_own_value_gets_an_error() {
+    let cache = MemoryCache::new();
+    let mut inner = None;
+    let found = cache.get_or_set("k", &mut || {
+        inner = Some(cache.get_or_set("k", &mut || Ok(None)));
+        cache.get_or_set("other", &mut || Ok(Some("v".to_owned())))
+    });
+    assert_eq!(found.expect("is made").as_deref(), Some("v"));
+    let error = inner.expect("was asked for").expect_err("would wait");
+    assert!(
+        matches!(error, Error::InvalidArgument { name: "key", .. }),
+        "{error}"
+    );
+    // It holds nothing up.
+    let found = cache.get_or_set("k", &mut || Ok(None)).expect("is there");
+    assert_eq!(found.as_deref(), Some("v"));
+}
+
+#[test]
+fn makers_that_ask_for_the_values_of_each_other_get_an_error() {
+    let cache = MemoryCache::new();
+    let both = Barrier::new(3);
+    let make = |own: &str, other: &str| {
+        cache.get_or_set(own, &mut || {
+            both.wait();
+            cache.get_or_set(other, &mut || Ok(Some("v".to_owned())))
+        })
+    };
+    thread::scope(|scope| {
+        let (a, b, c) = (
+            scope.spawn(|| make("a", "b")),
+            scope.spawn(|| make("b", "c")),
+            scope.spawn(|| make("c", "a")),
+        );
+        let made = [a, b, c].map(|thread| thread.join().expect("does not panic"));
+        let failed = made.iter().filter(|made| made.is_err()).count();
+        assert_eq!(failed, 1, "{made:?}");
+        assert!(
+            made.iter().all(|made| match made {
+                Ok(value) => value.as_deref() == Some("v"),
+                Err(error) => matches!(error, Error::InvalidArgument { .. }),
+            }),
+            "{made:?}"
+        );
+    });
 }
 
 #[test]

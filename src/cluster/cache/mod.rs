@@ -63,7 +63,8 @@ pub trait Cache: Send + Sync + 'static {
     /// for it. A made value is kept for 1 to 24 hours, by chance, so that values made together do not end together. If `make`
     /// returns none, that is remembered for 10 seconds.
     ///
-    /// Returns the error of `make`, if it returns one.
+    /// Returns the error of `make`, if it returns one, and [`Error::InvalidArgument`] if `make` asks for its own key, or for one whose
+    /// maker waits for this one, in the same process.
     fn get_or_set(&self, key: &str, make: Make<'_>) -> Result<Option<String>, Error>;
 
     /// Deletes keys. Returns the number of those that existed.
@@ -100,7 +101,7 @@ fn get_or_make(
     if let Some(found) = read()? {
         return Ok(unless_nil(found));
     }
-    let _making = making.take(key.to_owned());
+    let _making = making.take("key", key.to_owned())?;
     // Another thread may have made it while this one waited.
     if let Some(found) = read()? {
         return Ok(unless_nil(found));

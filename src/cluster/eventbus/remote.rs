@@ -79,7 +79,7 @@ impl<C: Carrier> Remote<C> {
         let mut topics = self.topics.lock();
         topics.entry(topic.to_owned()).or_default().users += 1;
         drop(topics);
-        let _turn = self.making.take(topic.to_owned());
+        let _turn = self.making.take("topic", topic.to_owned())?;
         let topics = self.topics.lock();
         let known = topics.get(topic);
         let known = known.and_then(|topic| topic.subscription.clone());

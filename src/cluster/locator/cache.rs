@@ -270,7 +270,7 @@ impl LocationCache {
         if let Some(found) = known(self.cached(uid, alias)) {
             return Ok(found);
         }
-        let _looking = self.looking.take((uid, alias.map(Arc::from)));
+        let _looking = self.looking.take("uid", (uid, alias.map(Arc::from)))?;
         // Another thread may have found it while this one waited.
         if let Some(found) = known(self.cached(uid, alias)) {
             return Ok(found);
