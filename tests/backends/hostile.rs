@@ -12,7 +12,7 @@ use epicycle::cluster::backends::{Consul, Etcd, Memcache, Nacos, Nats, RabbitMq,
 use epicycle::cluster::cache::{Cache, MemcacheCache, RedisCache};
 use epicycle::cluster::center::{ConsulSource, NacosSource, Source};
 use epicycle::cluster::eventbus::{EventBus, NatsEventBus, RabbitMqEventBus};
-use epicycle::cluster::registry::{EtcdRegistry, Registry};
+use epicycle::cluster::registry::{ConsulRegistry, EtcdRegistry, NacosRegistry, Registry};
 use serde_json::json;
 
 use crate::standin::{Reply, Standin};
@@ -136,6 +136,45 @@ fn a_memcached_that_answers_byte_by_byte_costs_the_timeout() {
     let memcache = Memcache::builder().server(address).timeout(TIMEOUT);
     let cache = MemcacheCache::new(&memcache.build().expect("is complete"));
     fails_in_time(move || cache.get("key"));
+}
+
+#[test]
+fn answers_over_http_that_come_byte_by_byte_cost_the_timeout() {
+    let address = serve(|mut stream| {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n";
+        stream.write_all(head).ok()?;
+        trickle(stream, b" ")
+    });
+    let url = format!("http://{address}");
+    let etcd = Etcd::builder().url(&*url).timeout(TIMEOUT).build();
+    let etcd = EtcdRegistry::new(&etcd.expect("is complete"));
+    fails_in_time(move || etcd.services("node"));
+    let nacos = Nacos::builder().url(&*url).timeout(TIMEOUT).build();
+    let nacos = NacosRegistry::new(&nacos.expect("is complete"));
+    fails_in_time(move || nacos.services("node"));
+    let consul = Consul::builder().url(&*url).timeout(TIMEOUT).build();
+    let consul = ConsulRegistry::new(&consul.expect("is complete"));
+    let node = crate::registries::node("node-1");
+    fails_in_time(move || consul.register(&node));
+}
+
+/// The crate has a time for each read, and nobody else reaches its socket.
+#[test]
+fn a_redis_that_answers_byte_by_byte_holds_no_more_than_its_connections() {
+    let address = serve(|stream| trickle(stream, b"+"));
+    let redis = Redis::builder()
+        .url(format!("redis://{address}"))
+        .connections(1)
+        .timeout(TIMEOUT);
+    let redis = redis.build().expect("is complete");
+    let held = RedisCache::new(&redis);
+    thread::spawn(move || held.get("key"));
+    eventually("a call has the connection", || {
+        redis.stats().connections == 1
+    });
+    let cache = RedisCache::new(&redis);
+    let error = fails_in_time(move || cache.get("key"));
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ pub(super) struct Health {
     /// True while the backend is down.
     is_lost: bool,
     /// The last problem.
-    #[cfg(feature = "kafka")]
+    #[cfg(any(feature = "kafka", feature = "nats"))]
     problem: String,
     warned: Option<Instant>,
     last_ok: Option<Instant>,
@@ -24,7 +24,7 @@ impl Health {
         Self {
             backend,
             is_lost: false,
-            #[cfg(feature = "kafka")]
+            #[cfg(any(feature = "kafka", feature = "nats"))]
             problem: String::new(),
             warned: None,
             last_ok: None,
@@ -43,7 +43,7 @@ impl Health {
     /// Notes that the backend could not be reached.
     pub(super) fn lost(&mut self, problem: impl fmt::Display) {
         self.is_lost = true;
-        #[cfg(feature = "kafka")]
+        #[cfg(any(feature = "kafka", feature = "nats"))]
         {
             self.problem = problem.to_string();
         }
@@ -62,7 +62,7 @@ impl Health {
     }
 
     /// Returns the last problem, while the backend is down.
-    #[cfg(feature = "kafka")]
+    #[cfg(any(feature = "kafka", feature = "nats"))]
     pub(super) fn problem(&self) -> Option<&str> {
         self.is_lost.then_some(&*self.problem)
     }

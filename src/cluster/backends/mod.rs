@@ -32,6 +32,7 @@ mod etcd_keys;
     feature = "kafka",
     feature = "memcache",
     feature = "nacos",
+    feature = "nats",
     feature = "rabbitmq",
     feature = "redis"
 ))]

@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::wire;
 use crate::cluster::Error;
 use crate::cluster::backends::BackendStats;
+use crate::cluster::backends::health::Health;
 use crate::engine::handler::HandleError;
 
 /// The state that the threads that publish and subscribe share with the reactor of the connection.
@@ -21,13 +22,11 @@ pub(super) struct Link {
     queued: Arc<AtomicUsize>,
 }
 
-#[derive(Default)]
 struct State {
     /// The connection, while it can be used.
     connection: Option<Arc<dyn Connection>>,
-    /// The last problem, while there is no connection. There is neither while the first one is dialled.
-    problem: Option<String>,
-    last_ok: Option<Instant>,
+    /// It has a problem while there is no connection. There is neither while the first one is dialled.
+    health: Health,
     max_payload: Option<usize>,
     last_sid: u64,
     subscriptions: HashMap<u64, Subscribed>,
@@ -59,10 +58,18 @@ const MAX_QUEUED: usize = 16 << 20;
 
 impl Link {
     pub(super) fn new(servers: String, timeout: Duration) -> Self {
+        let state = State {
+            connection: None,
+            health: Health::new("nats"),
+            max_payload: None,
+            last_sid: 0,
+            subscriptions: HashMap::new(),
+            stale: HashSet::new(),
+        };
         Self {
             servers,
             timeout,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             changed: Condvar::new(),
             queued: Arc::default(),
         }
@@ -132,8 +139,8 @@ impl Link {
             if let Some(confirmed) = subscribed.and_then(|known| known.confirmed.clone()) {
                 return confirmed.map_err(lost);
             }
-            if let Some(problem) = &state.problem {
-                return Err(lost(problem.clone()));
+            if let Some(problem) = state.health.problem() {
+                return Err(lost(problem.to_owned()));
             }
             if self.changed.wait_until(&mut state, deadline).timed_out() {
                 return Err(self.late());
@@ -172,7 +179,7 @@ impl Link {
     /// Passes a message on. Returns false if the server has to be told that the subscription is over.
     pub(super) fn deliver(&self, sid: u64, payload: &[u8]) -> bool {
         let mut state = self.state.lock();
-        state.last_ok = Some(Instant::now());
+        state.health.answered();
         let Some(subscribed) = state.subscriptions.get(&sid) else {
             return !state.stale.remove(&sid);
         };
@@ -185,11 +192,8 @@ impl Link {
     /// The connection can be used. Returns the numbers of what is to be subscribed to.
     pub(super) fn set_ready(&self, connection: Arc<dyn Connection>) -> Vec<u64> {
         let mut state = self.state.lock();
-        if state.problem.take().is_some() {
-            log::info!(target: "epicycle::cluster", "NATS answers again");
-        }
+        state.health.answered();
         state.connection = Some(connection);
-        state.last_ok = Some(Instant::now());
         let mut sids: Vec<_> = state.subscriptions.keys().copied().collect();
         sids.sort_unstable();
         drop(state);
@@ -199,14 +203,7 @@ impl Link {
 
     pub(super) fn set_lost(&self, problem: String) {
         let mut state = self.state.lock();
-        if state.problem.is_none() {
-            let change = match state.last_ok {
-                Some(_) => "is lost",
-                None => "cannot be reached",
-            };
-            log::warn!(target: "epicycle::cluster", "NATS {change}: {problem}");
-        }
-        state.problem = Some(problem);
+        state.health.lost(problem);
         state.connection = None;
         state.stale.clear();
         for subscribed in state.subscriptions.values_mut() {
@@ -218,7 +215,7 @@ impl Link {
 
     /// Notes that the server has said something.
     pub(super) fn heard(&self) {
-        self.state.lock().last_ok = Some(Instant::now());
+        self.state.lock().health.answered();
     }
 
     pub(super) fn set_max_payload(&self, bytes: usize) {
@@ -228,7 +225,7 @@ impl Link {
     /// The server has answered about subscriptions. A refusal names the subject.
     pub(super) fn confirm(&self, sids: &[u64], refusals: &[String]) {
         let mut state = self.state.lock();
-        state.last_ok = Some(Instant::now());
+        state.health.answered();
         for sid in sids {
             if let Some(subscribed) = state.subscriptions.get_mut(sid) {
                 let subject = format!("\"{}\"", subscribed.subject);
@@ -248,11 +245,9 @@ impl Link {
     pub(super) fn stats(&self) -> BackendStats {
         let state = self.state.lock();
         BackendStats {
-            backend: "nats",
-            is_up: state.connection.is_some(),
-            last_ok: state.last_ok.map(|at| at.elapsed()),
             queue: self.queued.load(Ordering::Relaxed),
             connections: usize::from(state.connection.is_some()),
+            ..state.health.stats()
         }
     }
 
@@ -273,8 +268,8 @@ impl Link {
             if let Some(connection) = &state.connection {
                 return Ok(connection.clone());
             }
-            if let Some(problem) = &state.problem {
-                return Err(lost(problem.clone()));
+            if let Some(problem) = state.health.problem() {
+                return Err(lost(problem.to_owned()));
             }
             if self.changed.wait_until(state, deadline).timed_out() {
                 return Err(self.late());
