@@ -1,11 +1,15 @@
 //! The commands of the program `epicycle` for clusters.
 
 use std::fs;
+#[cfg(feature = "kcp")]
+use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
 
 use epicycle::cluster::Cluster;
 use epicycle::cluster::client::Client;
+use epicycle::cluster::codec::RawRef;
 use epicycle::cluster::node::HandlerError;
+use serde_json::Value;
 
 use crate::vectors::rows;
 
@@ -176,6 +180,59 @@ fn bots_log_in_ask_and_tell_how_it_went() {
         told.contains(" 0 answered") && told.contains("failed"),
         "{told}"
     );
+}
+
+#[test]
+fn a_load_for_gates_counts_answers_and_what_is_wrong() {
+    let cluster = Cluster::embedded();
+    let node = cluster.node().route(1, |_, cx| {
+        let data = RawRef(cx.data());
+        cx.respond(&data)
+    });
+    let _node = node.start().expect("starts");
+    let gate = cluster.gate().listen("tcp://127.0.0.1:0");
+    #[cfg(feature = "kcp")]
+    let gate = gate.listen("kcp://127.0.0.1:0");
+    let gate = gate.start().expect("starts");
+    for (scheme, addr) in ["tcp", "kcp"].iter().zip(gate.client_addrs()) {
+        let addr = addr.as_socket_addr().expect("is one of IP");
+        let target = format!("{scheme}://{addr}");
+        let load = |more: &str| {
+            let fixed = ["load", &target, "--protocol", "cluster", "--json"];
+            let more = more.split_whitespace();
+            let args: Vec<_> = fixed.into_iter().chain(more).collect();
+            let told: Value = serde_json::from_str(&printed(&args)).expect("is JSON");
+            assert_eq!(told["transport"], *scheme, "{told}");
+            assert_eq!(told["requests"]["failed"], 0, "{told}");
+            told["requests"]["answered"].as_u64().expect("is a number")
+        };
+        // Longer than a datagram, and more at a time than a window holds.
+        let closed = load("--duration 500ms --warm-up 0s -c 5 --reactors 2 --pipeline 40 -s 3000");
+        assert!(closed >= 200, "{scheme}: {closed}");
+        let open = load("--duration 500ms --warm-up 0s -c 20 --rate 400 --max-errors 200");
+        assert!((1..=200).contains(&open), "{scheme}: {open}");
+    }
+}
+
+#[cfg(feature = "kcp")]
+#[test]
+fn a_load_over_kcp_notices_that_nobody_answers_or_that_the_target_is_wrong() {
+    let nobody = UdpSocket::bind("127.0.0.1:0").expect("binds");
+    let target = format!("kcp://{}", nobody.local_addr().expect("is bound"));
+    let quick = "--duration 300ms --warm-up 0s --timeout 100ms -c 2 --json";
+    let args: Vec<_> = ["load", &*target]
+        .into_iter()
+        .chain(quick.split_whitespace())
+        .collect();
+    let output = epicycle(&args);
+    assert!(!output.status.success());
+    let told: Value = serde_json::from_slice(&output.stdout).expect("is JSON");
+    assert_eq!(told["requests"]["answered"], 0, "{told}");
+    assert!(told["errors"].to_string().contains("no answer"), "{told}");
+    let tls = refused(&["load", &target, "--tls"]);
+    assert!(tls.contains("TLS does not go over KCP"), "{tls}");
+    let echo = refused(&["load", &target, "--protocol", "echo"]);
+    assert!(echo.contains("speaks cluster"), "{echo}");
 }
 
 #[test]

@@ -24,10 +24,11 @@ use crate::util;
 ///   epicycle load http://127.0.0.1:8080/ --rate 10000 --duration 30s --report load.html
 ///   epicycle load wss://localhost:8443/chat --ca ca.pem --size 200
 ///   epicycle load unix:///run/app.sock --protocol length-field --pipeline 16 --json
+///   epicycle load kcp://127.0.0.1:3553 --connections 1000 --rate 5000
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Flags {
-    /// The server: tcp://HOST:PORT, tls://HOST:PORT, unix://PATH, http://HOST/PATH, https://, ws:// or wss://
+    /// The server: tcp://HOST:PORT, tls://HOST:PORT, unix://PATH, http://HOST/PATH, https://, ws:// or wss://; kcp://HOST:PORT for a gate
     pub(crate) target: Target,
     /// The protocol of a tcp://, tls:// or unix:// target [default: echo]
     #[arg(short = 'P', long, value_enum, hide_default_value = true)]

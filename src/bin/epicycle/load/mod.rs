@@ -21,6 +21,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
+#[cfg(feature = "kcp")]
+use epicycle::Endpoint;
 use epicycle::{Client, Engine};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -59,6 +61,10 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
         Protocol::LengthField => measure(&plan, wire::Framed::new(plan.size)?),
         Protocol::Http => measure(&plan, wire::Http::new(&plan)?),
         Protocol::Ws => measure(&plan, wire::Ws::new(&plan)),
+        #[cfg(feature = "kcp")]
+        Protocol::Cluster if matches!(plan.target.addr, Endpoint::Udp { .. }) => {
+            measure(&plan, wire::OverKcp::packets(plan.size))
+        }
         Protocol::Cluster => measure(&plan, wire::Framed::packets(plan.size)?),
     }?;
     let report = Report::new(&plan, &tally, interrupted);

@@ -85,6 +85,9 @@ impl Plan {
             return Err(format!("--rate must be 1 to {MOST_RATE} requests a second").into());
         }
         target.tls |= flags.tls;
+        if target.tls && matches!(target.addr, Endpoint::Udp { .. }) {
+            return Err("TLS does not go over KCP; leave out --tls, or write tls://".into());
+        }
         Ok(Self {
             tls: tls(flags, &target)?,
             target,
@@ -122,6 +125,7 @@ impl Plan {
             (Endpoint::Unix(_) | Endpoint::UnixAbstract(_), false) => "unix",
             (Endpoint::UnixPacket(_) | Endpoint::UnixPacketAbstract(_), _) => "unixpacket",
             (Endpoint::Unix(_) | Endpoint::UnixAbstract(_), true) => "tls over unix",
+            (Endpoint::Udp { .. }, _) => "kcp",
             (_, false) => "tcp",
             (_, true) => "tls",
         }

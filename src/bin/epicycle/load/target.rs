@@ -56,13 +56,25 @@ impl Target {
             "ws" => (Protocol::Ws, false, 80),
             "wss" => (Protocol::Ws, true, 443),
             "tls" => return Self::plain(&format!("tcp://{rest}"), true),
+            #[cfg(feature = "kcp")]
+            "kcp" => {
+                return Ok(Self {
+                    protocol: Some(Protocol::Cluster),
+                    ..Self::plain(&format!("udp://{rest}"), false)?
+                });
+            }
+            #[cfg(not(feature = "kcp"))]
+            "kcp" => return Err("KCP needs the feature `kcp`".into()),
             "udp" | "udp4" | "udp6" => {
-                return Err("datagrams are not measured; use tcp://, tls:// or unix://".into());
+                return Err(
+                    "datagrams are not measured; use tcp://, tls://, unix://, or kcp:// for a gate"
+                        .into(),
+                );
             }
             "tcp" | "tcp4" | "tcp6" | "unix" => return Self::plain(text, false),
             _ => {
                 return Err(
-                    "the scheme is unknown; use tcp://, tls://, unix://, http://, https://, ws:// or wss://"
+                    "the scheme is unknown; use tcp://, tls://, unix://, kcp://, http://, https://, ws:// or wss://"
                         .into(),
                 );
             }

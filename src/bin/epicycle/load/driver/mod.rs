@@ -222,7 +222,7 @@ impl<W: Wire> EventHandler for Driver<W> {
         session: &mut Session<W>,
         frame: Frame<'_, Self>,
     ) -> Action {
-        let meaning = self.wire.interpret(&mut session.state, frame);
+        let meaning = self.wire.interpret(conn, &mut session.state, frame);
         let now = self.now();
         let expected = match meaning {
             Meaning::Nothing => return Action::Continue,
@@ -244,6 +244,11 @@ impl<W: Wire> EventHandler for Driver<W> {
             return Action::Continue;
         }
         self.feed(conn, session, now);
+        Action::Continue
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<W>, _: u64) -> Action {
+        self.wire.on_timer(conn, &mut session.state);
         Action::Continue
     }
 

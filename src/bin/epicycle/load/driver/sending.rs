@@ -41,7 +41,7 @@ impl<W: Wire> Driver<W> {
             return false;
         }
         // `on_close` counts the failures of a connection that refuses requests.
-        if self.wire.ask(conn).is_err() {
+        if self.wire.ask(conn, &mut session.state).is_err() {
             return false;
         }
         if let Pace::Open(schedule) = &mut self.pace {

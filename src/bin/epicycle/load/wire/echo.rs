@@ -19,28 +19,22 @@ impl Echo {
             payload: payload(size).into(),
         }
     }
-}
 
-impl Wire for Echo {
-    type Codec = Raw;
-    /// The number of bytes received of the current answer.
-    type State = usize;
-
-    fn codec(&self) -> Raw {
-        Raw
+    /// The bytes of a request.
+    #[cfg(feature = "kcp")]
+    pub(super) fn of(payload: Vec<u8>) -> Self {
+        let payload = payload.into();
+        Self { payload }
     }
 
-    fn greet(&self, _conn: &mut Conn<'_, Driver<Self>>) -> Result<bool, WriteError> {
-        Ok(true)
+    #[cfg(feature = "kcp")]
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.payload
     }
 
+    /// Compares bytes that were received with what was sent. `state` is the number of bytes of the current answer before them.
     #[inline]
-    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError> {
-        conn.write(&self.payload)
-    }
-
-    #[inline]
-    fn interpret(&self, state: &mut usize, mut bytes: &[u8]) -> Meaning {
+    pub(super) fn compare(&self, state: &mut usize, mut bytes: &[u8]) -> Meaning {
         let mut answers = 0;
         while !bytes.is_empty() {
             let wanted = &self.payload[*state..];
@@ -59,5 +53,34 @@ impl Wire for Echo {
             0 => Meaning::Nothing,
             answers => Meaning::Right(answers),
         }
+    }
+}
+
+impl Wire for Echo {
+    type Codec = Raw;
+    /// The number of bytes received of the current answer.
+    type State = usize;
+
+    fn codec(&self) -> Raw {
+        Raw
+    }
+
+    fn greet(&self, _conn: &mut Conn<'_, Driver<Self>>) -> Result<bool, WriteError> {
+        Ok(true)
+    }
+
+    #[inline]
+    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>, _: &mut usize) -> Result<(), WriteError> {
+        conn.write(&self.payload)
+    }
+
+    #[inline]
+    fn interpret(
+        &self,
+        _: &mut Conn<'_, Driver<Self>>,
+        state: &mut usize,
+        bytes: &[u8],
+    ) -> Meaning {
+        self.compare(state, bytes)
     }
 }

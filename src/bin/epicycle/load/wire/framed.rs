@@ -25,7 +25,7 @@ impl Framed {
 
     /// Packets with so many bytes of data.
     pub(crate) fn packets(size: usize) -> Result<Self, epicycle::Error> {
-        Self::of([PACKET_HEAD, &payload(size)].concat())
+        Self::of(packet(size))
     }
 
     fn of(payload: Vec<u8>) -> Result<Self, epicycle::Error> {
@@ -36,6 +36,11 @@ impl Framed {
             payload: payload.into(),
         })
     }
+}
+
+/// Returns a packet with so many bytes of data, without the length before it.
+pub(super) fn packet(size: usize) -> Vec<u8> {
+    [PACKET_HEAD, &payload(size)].concat()
 }
 
 impl Wire for Framed {
@@ -51,12 +56,12 @@ impl Wire for Framed {
     }
 
     #[inline]
-    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError> {
+    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>, (): &mut ()) -> Result<(), WriteError> {
         conn.send(&self.payload)
     }
 
     #[inline]
-    fn interpret(&self, (): &mut (), frame: &[u8]) -> Meaning {
+    fn interpret(&self, _: &mut Conn<'_, Driver<Self>>, (): &mut (), frame: &[u8]) -> Meaning {
         if frame == &*self.payload {
             Meaning::Right(1)
         } else {

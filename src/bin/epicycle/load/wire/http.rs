@@ -76,12 +76,17 @@ impl Wire for Http {
     }
 
     #[inline]
-    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError> {
+    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>, (): &mut ()) -> Result<(), WriteError> {
         conn.send(self.asked.request())
     }
 
     #[inline]
-    fn interpret(&self, (): &mut (), response: ClientResponse<'_>) -> Meaning {
+    fn interpret(
+        &self,
+        _: &mut Conn<'_, Driver<Self>>,
+        (): &mut (),
+        response: ClientResponse<'_>,
+    ) -> Meaning {
         match response.status() {
             status if status.is_success() => Meaning::Right(1),
             status => Meaning::Wrong(Failure::Status(status.as_u16())),

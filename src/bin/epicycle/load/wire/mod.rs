@@ -3,6 +3,8 @@
 mod echo;
 mod framed;
 mod http;
+#[cfg(feature = "kcp")]
+mod kcp;
 mod ws;
 
 use epicycle::codec::Codec;
@@ -14,6 +16,8 @@ use super::tally::Failure;
 pub(crate) use self::echo::Echo;
 pub(crate) use self::framed::Framed;
 pub(crate) use self::http::Http;
+#[cfg(feature = "kcp")]
+pub(crate) use self::kcp::OverKcp;
 pub(crate) use self::ws::Ws;
 
 /// A protocol. Answers arrive in the order of the requests.
@@ -28,14 +32,24 @@ pub(crate) trait Wire: Clone + Send + Sync + Sized + 'static {
     fn greet(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<bool, WriteError>;
 
     /// Sends a request.
-    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError>;
+    fn ask(
+        &self,
+        conn: &mut Conn<'_, Driver<Self>>,
+        state: &mut Self::State,
+    ) -> Result<(), WriteError>;
 
     /// Checks a received frame.
     fn interpret(
         &self,
+        conn: &mut Conn<'_, Driver<Self>>,
         state: &mut Self::State,
         frame: <Self::Codec as Codec>::Frame<'_>,
     ) -> Meaning;
+
+    /// Does the work for which this protocol has set a timer of the connection. Most set none.
+    fn on_timer(&self, conn: &mut Conn<'_, Driver<Self>>, state: &mut Self::State) {
+        let _ = (conn, state);
+    }
 }
 
 /// The meaning of a frame.

@@ -46,12 +46,12 @@ impl Wire for Ws {
     }
 
     #[inline]
-    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError> {
+    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>, (): &mut ()) -> Result<(), WriteError> {
         conn.send(&*self.payload)
     }
 
     #[inline]
-    fn interpret(&self, (): &mut (), event: Event<'_>) -> Meaning {
+    fn interpret(&self, _: &mut Conn<'_, Driver<Self>>, (): &mut (), event: Event<'_>) -> Meaning {
         match event {
             Event::Opened(_) => Meaning::Ready,
             Event::Message(message) if message.as_bytes() == &*self.payload => Meaning::Right(1),
