@@ -3,7 +3,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::util::{await_some, skipped};
 
@@ -28,8 +28,11 @@ impl Process {
         self.0.wait().expect("has ended");
     }
 
+    /// Returns when it has stopped: on a busy machine it runs for a while after the signal.
     pub(crate) fn pause(&self) {
-        kill_process(Pid::from_child(&self.0), Signal::STOP).expect("is ours");
+        let pid = Pid::from_child(&self.0);
+        kill_process(pid, Signal::STOP).expect("is ours");
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).expect("stops");
     }
 
     pub(crate) fn resume(&self) {
