@@ -374,6 +374,15 @@ impl Addr {
     pub fn ip(&self) -> Option<IpAddr> {
         self.as_socket_addr().map(|addr| addr.ip())
     }
+
+    /// Returns it with its scheme, for messages.
+    pub(crate) fn with_scheme(&self, is_udp: bool) -> String {
+        match self {
+            Addr::Ip(addr) if is_udp => format!("udp://{addr}"),
+            Addr::Ip(addr) => format!("tcp://{addr}"),
+            unix => unix.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for Addr {

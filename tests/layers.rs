@@ -48,7 +48,7 @@ const PROTOCOLS: [&str; 6] = [
 const CLUSTER: [&[&str]; 8] = [
     &[
         "chance", "codec", "crypto", "ending", "error", "follower", "guarded", "keyed", "mode",
-        "monitor", "no_kcp", "polled", "reactors", "roles", "text", "uuid", "watch",
+        "monitor", "no_kcp", "polled", "reactors", "roles", "seldom", "text", "uuid", "watch",
     ],
     &["packet", "drpc", "backends", "over_kcp"],
     &[

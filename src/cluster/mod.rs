@@ -86,6 +86,7 @@ mod polled;
 mod reactors;
 pub mod registry;
 mod roles;
+mod seldom;
 mod session;
 mod text;
 mod uuid;

@@ -618,3 +618,38 @@ fn a_registry_and_a_locator_have_as_many_watches_as_they_may() {
     places.pop();
     assert!(registry.watch("node").is_ok() && locator.watch().is_ok());
 }
+
+#[test]
+fn the_log_tells_once_that_a_server_is_registered_each_of_its_states_and_its_end() {
+    let (logs, cluster) = (logs(), Cluster::embedded());
+    let node = cluster.node().id("told-once").name("hall");
+    let node = node.route(1, |_, cx| cx.respond("")).start();
+    let node = node.expect("starts");
+    for state in [State::Busy, State::Busy, State::Work] {
+        node.set_state(state).expect("is registered");
+    }
+    drop(node);
+    let told = logs.with("node told-once");
+    let told: Vec<_> = told
+        .into_iter()
+        .filter_map(|(level, line)| (level == Level::Info).then_some(line))
+        .collect();
+    let told: Vec<_> = told.iter().map(String::as_str).collect();
+    let [registered, busy, work, end] = &*told else {
+        panic!("{told:?}");
+    };
+    assert!(
+        registered.starts_with("the node told-once (hall) is registered at drpc://")
+            && registered.ends_with("in the state work; registry: memory"),
+        "{registered}"
+    );
+    assert!(
+        busy.ends_with("was in the state work, and is in busy now"),
+        "{busy}"
+    );
+    assert!(
+        work.ends_with("was in the state busy, and is in work now"),
+        "{work}"
+    );
+    assert_eq!(*end, "the node told-once is registered no more");
+}

@@ -12,6 +12,7 @@ use super::work::{Reply, Task, Whereabouts, Who, Work};
 use crate::cluster::Event;
 use crate::cluster::drpc::{Code, Value};
 use crate::cluster::packet::{Control, GoodbyeReason};
+use crate::cluster::seldom::warn_seldom;
 use crate::cluster::session::{Holder, reactor_of};
 use crate::engine::handler::{Action, Conn, Engine, Reactor};
 
@@ -195,7 +196,7 @@ impl GateReactor {
         let asked = self.shared.pool.submit_ordered(uid as u64, move || {
             let forgotten = shared.locations.unbind_gate(uid, &shared.ours.id);
             if let Err(error) = &forgotten {
-                log::warn!(target: "epicycle::cluster", "the user {uid} may stay located here: {error}");
+                warn_seldom!("the user {uid} may stay located here: {error}");
             }
             if back.is_some() {
                 let code = forgotten.map_or(Code::Failed, |_| Code::Done);
@@ -204,7 +205,7 @@ impl GateReactor {
             }
         });
         if let Err(error) = asked {
-            log::warn!(target: "epicycle::cluster", "the user {uid} may stay located here: {error}");
+            warn_seldom!("the user {uid} may stay located here: {error}");
             self.counters().unbinds_failed.add(1);
             self.conclude(reply.as_deref(), Code::Failed, Value::None);
         }
@@ -234,7 +235,7 @@ fn ask_locator(shared: &Shared, uid: i64, refuses: bool) -> bool {
             },
             Ok(_) => {}
             Err(error) => {
-                log::warn!(target: "epicycle::cluster", "the user {uid} is not bound: {error}");
+                warn_seldom!("the user {uid} is not bound: {error}");
                 return false;
             }
         }
@@ -242,7 +243,7 @@ fn ask_locator(shared: &Shared, uid: i64, refuses: bool) -> bool {
     match shared.locations.bind_gate(uid, here) {
         Ok(()) => true,
         Err(error) => {
-            log::warn!(target: "epicycle::cluster", "the user {uid} is not bound: {error}");
+            warn_seldom!("the user {uid} is not bound: {error}");
             false
         }
     }
@@ -293,7 +294,7 @@ fn lose_unless(
             );
         }
         Err(error) => {
-            log::warn!(target: "epicycle::cluster", "it is unknown where the user {uid} is: {error}");
+            warn_seldom!("it is unknown where the user {uid} is: {error}");
         }
     }
 }

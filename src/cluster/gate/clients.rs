@@ -18,6 +18,7 @@ use crate::cluster::packet::{
     Control, EncodedPacket, GoodbyeReason, Heartbeat, Packet, PacketFrame,
 };
 use crate::cluster::registry::Instance;
+use crate::cluster::seldom::warn_seldom;
 use crate::cluster::{Error, Event};
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::write::WriteError;
@@ -365,7 +366,7 @@ impl GateReactor {
                 Err(error) => tolerate(error),
             },
             Err(error) => {
-                log::warn!(target: "epicycle::cluster", "no answer to a refused packet: {error}");
+                warn_seldom!("no answer to a refused packet: {error}");
                 Action::Continue
             }
         }

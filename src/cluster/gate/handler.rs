@@ -25,6 +25,7 @@ use crate::cluster::link::{Identity, Inbound, LaneEvent, Lanes, LinkTimer, Verdi
 use crate::cluster::over_kcp::{self, KcpCodec};
 use crate::cluster::packet::{EncodedPacket, PacketCodec};
 use crate::cluster::registry::LinkEndpoint;
+use crate::cluster::seldom::warn_seldom;
 use crate::cluster::session::Sessions;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
@@ -219,9 +220,10 @@ impl GateReactor {
     fn open_link(&self, conn: &mut Conn<'_, Self>) -> Option<Session> {
         let (options, counters) = (&self.shared.options, self.counters());
         if !self.shared.links().admit(None) {
-            log::warn!(
-                target: "epicycle::cluster",
-                "no link for {}: there are {} already; raise max_links", conn.peer_addr(), options.max_links
+            warn_seldom!(
+                "no link for {}: there are {} already; raise max_links",
+                conn.peer_addr(),
+                options.max_links
             );
             counters.links_refused.add(1);
             return None;

@@ -15,6 +15,7 @@ use super::working::send;
 use crate::cluster::Event;
 use crate::cluster::drpc::{Request, Taken};
 use crate::cluster::packet::{Control, EncodedPacket, ResumeRefusal};
+use crate::cluster::seldom::warn_seldom;
 use crate::cluster::session::reactor_of;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn, Reactor};
@@ -162,7 +163,7 @@ impl GateReactor {
         };
         for channel in &channels {
             if let Err(error) = self.sessions.join(channel, cid) {
-                log::warn!(target: "epicycle::cluster", "{cid} is not in {channel:?} any more: {error}");
+                warn_seldom!("{cid} is not in {channel:?} any more: {error}");
             }
         }
         self.binding.insert(cid, false);
@@ -190,7 +191,7 @@ impl GateReactor {
         let asked = self.shared.pool.submit_ordered(uid as u64, move || {
             let bound = shared.locations.bind_gate(uid, &shared.ours.id);
             if let Err(error) = &bound {
-                log::warn!(target: "epicycle::cluster", "the locator does not know that the user {uid} is back: {error}");
+                warn_seldom!("the locator does not know that the user {uid} is back: {error}");
             }
             let confirmed = bound.is_ok();
             let task = Task::Resumed {
@@ -289,7 +290,7 @@ impl GateReactor {
                 on_bound_elsewhere(&shared, &engine, uid);
             });
             if let Err(error) = asked {
-                log::warn!(target: "epicycle::cluster", "it is unknown where the user {uid} is: {error}");
+                warn_seldom!("it is unknown where the user {uid} is: {error}");
             }
         }
         self.is_pending = true;

@@ -13,6 +13,7 @@ use crate::cluster::dispatch::{Dispatch, Source};
 use crate::cluster::drpc::{RejectReason, Request};
 use crate::cluster::locator::Located;
 use crate::cluster::packet::{Packet, PacketFrame, ResumeRefusal};
+use crate::cluster::seldom::warn_seldom;
 use crate::engine::handler::{Action, Conn, Reactor};
 use crate::engine::slots::ConnId;
 
@@ -379,7 +380,7 @@ impl GateReactor {
             None => self.shared.locations.cached_node(uid, &alias),
             Some(Ok(node)) => node.map_or(Located::Nowhere, Located::At),
             Some(Err(error)) => {
-                log::warn!(target: "epicycle::cluster", "the user {uid} is not located: {error}");
+                warn_seldom!("the user {uid} is not located: {error}");
                 return Step::Refused(RefusedPacket::Busy);
             }
         };

@@ -13,6 +13,7 @@ use crate::cluster::drpc::{Code, Op, Value};
 #[cfg(feature = "kcp")]
 use crate::cluster::over_kcp;
 use crate::cluster::packet::GoodbyeReason;
+use crate::cluster::seldom::warn_seldom;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Conn, Reactor};
 
@@ -160,7 +161,7 @@ impl GateReactor {
                     if self.sessions.find(who.cid, who.uid).is_some()
                         && let Err(error) = self.sessions.join(&channel, who.cid)
                     {
-                        log::warn!(target: "epicycle::cluster", "{} is not in {channel:?}: {error}", who.cid);
+                        warn_seldom!("{} is not in {channel:?}: {error}", who.cid);
                         code = Code::Failed;
                     }
                 }

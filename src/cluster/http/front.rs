@@ -12,6 +12,7 @@ use super::request::{HttpError, HttpReply, HttpRequest};
 use super::routes::Table;
 use super::stats::{HttpStatusClass, Metrics};
 use crate::Bytes;
+use crate::cluster::seldom::warn_seldom;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::ConnInfo;
 use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
@@ -229,7 +230,7 @@ impl Front {
             // A client that has left gets no answer.
             let _ = answer.run(move |front, conn, exchange| {
                 if let Action::Refused(error) = front.send(conn, exchange, &reply) {
-                    log::warn!(target: "epicycle::cluster", "an answer was refused: {error}");
+                    warn_seldom!("an answer was refused: {error}");
                     let _ = front.refuse(conn, exchange, &HttpError::new(500, FAILED));
                 }
             });

@@ -13,6 +13,7 @@ use super::HttpProxy;
 use super::body::Share;
 use crate::Bytes;
 use crate::cluster::Error;
+use crate::cluster::seldom::warn_seldom;
 use crate::error::error_messages;
 
 /// A request, which a handler has as its own.
@@ -200,7 +201,7 @@ impl From<Error> for HttpError {
     fn from(error: Error) -> Self {
         // The problem names other servers and their addresses, which are nobody's business.
         if matches!(error, Error::Backend { .. } | Error::LinkDown { .. }) {
-            log::warn!(target: "epicycle::cluster", "a request has failed: {error}");
+            warn_seldom!("a request has failed: {error}");
             return Self::new(502, "another server has failed; see the log");
         }
         let status = match &error {

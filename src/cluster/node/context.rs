@@ -19,6 +19,7 @@ use crate::cluster::link::{Identity, LaneEvent, Lanes};
 use crate::cluster::packet::Packet;
 use crate::cluster::reactors::Calls;
 use crate::cluster::registry::LinkEndpoint;
+use crate::cluster::seldom::warn_seldom;
 use crate::cluster::{Error, Event};
 use crate::sys::monotonic;
 
@@ -479,8 +480,7 @@ pub(super) fn attend<'r, C>(
     let counters = request.core.counters();
     if took > SLOW {
         counters.slow_handlers.add(1);
-        log::warn!(
-            target: "epicycle::cluster",
+        warn_seldom!(
             "{who}the handler of {request} took {took:?}; all others of its reactor wait meanwhile"
         );
     }
@@ -488,7 +488,7 @@ pub(super) fn attend<'r, C>(
         Ok(Ok(())) => false,
         Ok(Err(error)) => {
             counters.handler_errors.add(1);
-            log::warn!(target: "epicycle::cluster", "{who}the handler of {request}: {error}");
+            warn_seldom!("{who}the handler of {request}: {error}");
             false
         }
         Err(panic) => {

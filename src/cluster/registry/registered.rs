@@ -88,6 +88,19 @@ impl Registered {
     pub(in crate::cluster) fn register(&self, instance: Instance) -> Result<(), Error> {
         let mut record = self.record.lock();
         self.registry.register(&instance)?;
+        let Instance {
+            name,
+            alias,
+            id,
+            endpoint,
+            state,
+            ..
+        } = &instance;
+        let registry = self.registry.kind();
+        log::info!(
+            target: "epicycle::cluster",
+            "the {name} {id} ({alias}) is registered at {endpoint}, in the state {state}; registry: {registry}"
+        );
         *record = Some(instance);
         Ok(())
     }
@@ -100,8 +113,15 @@ impl Registered {
         let Some(instance) = record.as_mut() else {
             return Ok(());
         };
-        instance.state = state;
-        self.registry.register(instance)
+        let before = std::mem::replace(&mut instance.state, state);
+        self.registry.register(instance)?;
+        if before != state {
+            log::info!(
+                target: "epicycle::cluster",
+                "the {} {} was in the state {before}, and is in {state} now", instance.name, instance.id
+            );
+        }
+        Ok(())
     }
 
     /// Warns if another server has taken the record over, as a list of a watch shows, and registers again once that is gone. It may
@@ -210,15 +230,16 @@ impl Registered {
     /// Takes the server from the registry. It is not registered again.
     pub(in crate::cluster) fn deregister(&self) {
         let mut record = self.record.lock();
-        if let Some(instance) = record.take()
-            && let Err(error) = self.registry.deregister(&instance)
-        {
-            log::warn!(
-                target: "epicycle::cluster",
-                "the {} {} stays registered: {error}",
-                instance.name,
-                instance.id
-            );
+        let Some(own) = record.take() else {
+            return;
+        };
+        match self.registry.deregister(&own) {
+            Ok(()) => {
+                log::info!(target: "epicycle::cluster", "the {} {} is registered no more", own.name, own.id);
+            }
+            Err(error) => {
+                log::warn!(target: "epicycle::cluster", "the {} {} stays registered: {error}", own.name, own.id);
+            }
         }
     }
 }

@@ -288,7 +288,13 @@ impl<H: EventHandler> Engine<H> {
     }
 
     fn stop(&self) {
-        log::info!(target: "epicycle::server", "shutting down");
+        let listens = !self.shared.local_addrs.is_empty();
+        let level = if listens {
+            log::Level::Info
+        } else {
+            log::Level::Debug
+        };
+        log::log!(target: "epicycle::server", level, "shutting down");
         self.shared.accepting.store(false, Ordering::Release);
         self.shared.listening.lock().clear();
         if let Some(main) = &self.shared.main {

@@ -62,14 +62,14 @@ impl<H: EventHandler> Engine<H> {
         let listen = listen.into();
         let profile = ListenProfile::of(&listen, &self.shared().limits)?;
         self.shared().profiles.insert(number, profile);
-        let opened = match listen.resolve(number) {
-            Ok(Resolved::Stream(place)) => self.listen_for_streams(place),
-            Ok(Resolved::Udp(place)) => self.listen_for_datagrams(place),
-            Err(error) => Err(error),
+        let (is_udp, opened) = match listen.resolve(number) {
+            Ok(Resolved::Stream(place)) => (false, self.listen_for_streams(place)),
+            Ok(Resolved::Udp(place)) => (true, self.listen_for_datagrams(place)),
+            Err(error) => (false, Err(error)),
         };
         match &opened {
             Ok(Listening { local_addr, .. }) => {
-                log::info!(target: "epicycle::server", "listening on {local_addr} as listener {number}");
+                log::info!(target: "epicycle::server", "listening on {} as listener {number}", local_addr.with_scheme(is_udp));
             }
             Err(_) => self.shared().profiles.remove(number),
         }

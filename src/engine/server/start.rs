@@ -96,17 +96,13 @@ pub(super) fn start<H: EventHandler>(
     if let Some((poll, listeners)) = dealing {
         running.start_acceptor(poll, listeners, settings.balance)?;
     }
-    log::info!(
-        target: "epicycle::server",
-        "{what} with {count} reactor(s)",
-        what = if bound.names.is_empty() {
-            "a client".to_owned()
-        } else {
-            // With the ports that the kernel chose.
-            let addrs: Vec<_> = running.local_addrs().iter().map(ToString::to_string).collect();
-            format!("listening on {}", addrs.join(", "))
+    match &*bound.listening {
+        // A server has many of them, for its links and backends.
+        "" => log::debug!(target: "epicycle::server", "a client with {count} reactor(s)"),
+        addrs => {
+            log::info!(target: "epicycle::server", "listening on {addrs} with {count} reactor(s)");
         }
-    );
+    }
     Ok(running)
 }
 
@@ -163,6 +159,8 @@ struct Bound {
     udp_sockets: Vec<UdpSockets>,
     /// The numbers of the UDP listeners.
     udp_numbers: Vec<usize>,
+    /// The addresses with the ports that the kernel chose, for messages.
+    listening: String,
     /// In the order in which the places were given.
     local_addrs: Vec<Addr>,
 }
@@ -170,13 +168,18 @@ struct Bound {
 impl Bound {
     fn bind(places: Places, settings: &Settings) -> Result<Self, Error> {
         let listeners = Listeners::bind(places.streams, &settings.socket)?;
-        let udp_numbers = places.datagrams.iter().map(|place| place.0).collect();
+        let udp_numbers: Vec<_> = places.datagrams.iter().map(|place| place.0).collect();
         let options = udp_options(settings, NetworkStack::Kernel);
         let udp = sockets::bind(places.datagrams, settings.reactors, &options)?;
         let tcp_addrs = listeners.local_addrs().map_err(setup("the listeners"))?;
         let mut local_addrs = [tcp_addrs, udp.addrs].concat();
         local_addrs.sort_by_key(|(number, _)| *number);
+        let listening = local_addrs.iter();
+        let listening: Vec<_> = listening
+            .map(|(number, addr)| addr.with_scheme(udp_numbers.contains(number)))
+            .collect();
         Ok(Self {
+            listening: listening.join(", "),
             profiles: places.profiles,
             names: places.names,
             listeners,

@@ -144,7 +144,7 @@ pub(super) fn start(options: GrpcTransporter) -> Result<GrpcServer, Error> {
         });
         runtime.shutdown_background();
     })?;
-    log::info!(target: "epicycle::cluster", "gRPC: listening on {addr}");
+    log::info!(target: "epicycle::cluster", "gRPC: listening on tcp://{addr}");
     Ok(GrpcServer {
         addr,
         is_secure,

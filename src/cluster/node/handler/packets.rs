@@ -12,6 +12,7 @@ use crate::cluster::node::context::{HandlerError, OwnPacket, Request, Subject};
 use crate::cluster::node::hand_over::{Back, Item, Note, Sender, What};
 use crate::cluster::node::shared::{Shared, guarded};
 use crate::cluster::packet::{Packet, PacketFrame};
+use crate::cluster::seldom::warn_seldom;
 use crate::engine::slots::ConnId;
 
 /// The place of the user of a packet, as far as it is known.
@@ -138,7 +139,7 @@ impl<T: 'static> NodeReactor<T> {
         let (asking, posting) = (shared.clone(), self.core.posting.clone());
         let asked = shared.submit(None, move || {
             let found = guarded(|| asking.locations.node(uid, &asking.alias)).map_err(|error| {
-                log::warn!(target: "epicycle::cluster", "the user {uid} is not located: {error}");
+                warn_seldom!("the user {uid} is not located: {error}");
             });
             release.what = What::Release {
                 fence,

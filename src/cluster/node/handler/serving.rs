@@ -11,6 +11,7 @@ use super::{Link, NodeReactor, Session};
 use crate::cluster::drpc::{self, Answer, Code, Incoming, Op, RejectReason, Value};
 use crate::cluster::link::{Inbound, Verdict};
 use crate::cluster::node::hand_over::{Back, Item, Note, Sender, Undecided, What};
+use crate::cluster::seldom::warn_seldom;
 use crate::cluster::{Event, Kind};
 use crate::engine::handler::{Action, Conn, Reactor};
 use crate::engine::slots::ConnId;
@@ -20,9 +21,10 @@ impl<T: 'static> NodeReactor<T> {
         let shared = &self.core.shared;
         let (options, counters) = (&shared.options, self.core.counters());
         if !shared.entrance.admission().admit(None) {
-            log::warn!(
-                target: "epicycle::cluster",
-                "no link for {}: there are {} already; raise max_links", conn.peer_addr(), options.max_links
+            warn_seldom!(
+                "no link for {}: there are {} already; raise max_links",
+                conn.peer_addr(),
+                options.max_links
             );
             counters.links_refused.add(1);
             return None;
