@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use epicycle::cluster::client::Client;
 use epicycle::cluster::drpc::{Scope, Target};
-use epicycle::cluster::gate::Gate;
+use epicycle::cluster::gate::{DuplicateLogin, Gate};
 use epicycle::cluster::locator::{LocationEvent, Locator, MemoryLocator};
 use epicycle::cluster::node::{HandlerError, NodeBuilder, Request, RouteFlag};
-use epicycle::cluster::{Error, Event, Kind, Watch, WatchSender, watch};
+use epicycle::cluster::{Cluster, Error, Event, Kind, Watch, WatchSender, watch};
 use log::Level;
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
@@ -592,4 +592,31 @@ fn when_a_gate_is_lost_its_connections_end() {
     assert_eq!(seen[2..], [of(0), of(8)]);
     assert_eq!(world.node.stats().gates_lost, 1);
     assert_eq!(ask(&client, 2, &json!(7)), "ok");
+}
+
+#[test]
+fn a_bind_that_a_gate_refuses_tells_the_user_the_gate_and_what_to_do() {
+    let cluster = Cluster::embedded();
+    let node = cluster.node().route(1, |_, cx| {
+        cx.bind_gate(7, |_: &mut (), cx, bound| {
+            let told = bound.map_or_else(|error| error.to_string(), |()| "bound".to_owned());
+            cx.respond(&told)
+        })
+    });
+    let _node = node.start().expect("starts");
+    let gate = cluster.gate().id("gate-of-one");
+    let gate = gate.duplicate_login(DuplicateLogin::Refuse);
+    let gate = gate.listen("tcp://127.0.0.1:0").start().expect("starts");
+    let addr = gate.client_addrs()[0].to_string();
+    let login = || {
+        let client = Client::builder().connect(&addr).expect("connects");
+        let told = client.request(1, "").expect("is answered");
+        (client, String::from_utf8(told.to_vec()).expect("is text"))
+    };
+    let (_first, bound) = login();
+    assert_eq!(bound, "\"bound\"");
+    let (_second, refused) = login();
+    for part in ["user 7", "gate-of-one", "DuplicateLogin::Refuse", "its log"] {
+        assert!(refused.contains(part), "{refused}");
+    }
 }

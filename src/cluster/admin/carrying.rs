@@ -141,7 +141,7 @@ impl Desk {
         }
         match self.links.ask(id, Order::SetState(state))?.code {
             Code::Done => Ok(true),
-            code => Err(refused(code)),
+            code => Err(refused(id, code)),
         }
     }
 
@@ -214,7 +214,7 @@ impl Desk {
         for (gate, pending) in asked {
             match pending.wait() {
                 Ok(told) if told.code == Code::Done => receivers += told.total,
-                Ok(told) => drop(failed.insert(gate, refused(told.code).to_string().into())),
+                Ok(told) => drop(failed.insert(gate, refused("it", told.code).to_string().into())),
                 Err(error) => drop(failed.insert(gate, error.to_string().into())),
             }
         }
@@ -232,12 +232,12 @@ fn done(told: &Told, uid: i64) -> Result<(), Error> {
     match told.code {
         Code::Done => Ok(()),
         Code::NotFound => Err(Error::NotFoundUserLocation { uid }),
-        code => Err(refused(code)),
+        code => Err(refused(&format!("the gate of the user {uid}"), code)),
     }
 }
 
-fn refused(code: Code) -> Error {
-    let reason = format!("it answered with code {}", code.code());
+fn refused(who: &str, code: Code) -> Error {
+    let reason = format!("{who} answered with code {}", code.code());
     Error::Refused { reason }
 }
 

@@ -120,7 +120,7 @@ impl HttpProxy {
             Code::Done => Ok(()),
             Code::NotFound => Err(Error::NotFoundUserLocation { uid }),
             code => Err(Error::Refused {
-                reason: format!("it answered with code {}", code.code()),
+                reason: format!("the gate {gate} answered with code {}", code.code()),
             }),
         }
     }

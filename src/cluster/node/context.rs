@@ -233,7 +233,7 @@ impl Core {
                 } else {
                     counters.calls_failed.add(1);
                 }
-                ended.push((token.call, reply_of(result)));
+                ended.push((token.call, reply_of(&peer.id, result)));
             }
             LaneEvent::Rejected { route, reason, .. } => {
                 counters.packets_rejected.add(1);

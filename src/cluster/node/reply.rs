@@ -13,12 +13,12 @@ pub(super) enum Reply {
     Token(String),
 }
 
-/// Returns what a gate has answered.
+/// Returns what the gate `peer` has answered.
 ///
 /// # Errors
 ///
 /// [`Error::NotFoundSession`] if the gate does not have the target, and [`Error::Refused`] if it failed in another way.
-pub(super) fn reply_of(answer: Result<Answer<'_>, Error>) -> Result<Reply, Error> {
+pub(super) fn reply_of(peer: &str, answer: Result<Answer<'_>, Error>) -> Result<Reply, Error> {
     let answer = answer?;
     match answer.code {
         Code::Done => {}
@@ -27,7 +27,7 @@ pub(super) fn reply_of(answer: Result<Answer<'_>, Error>) -> Result<Reply, Error
             return Err(Error::NotFoundSession { kind, target });
         }
         code => {
-            let reason = format!("it answered with code {}", code.code());
+            let reason = format!("{peer} answered with code {}", code.code());
             return Err(Error::Refused { reason });
         }
     }

@@ -71,6 +71,7 @@ impl Request<'_> {
         let call = self.later_call(
             move |state: &mut S, request: &mut Request<'_>, reply: Result<Reply, Error>| {
                 let bound = reply.map(|_| ());
+                let bound = bound.map_err(|error| not_bound(error, uid));
                 if bound.is_ok() {
                     request.uid = uid;
                     // The locator's watch tells it too, but later.
@@ -305,5 +306,18 @@ fn no_token() -> Error {
         "the gate does not resume (see `GateBuilder::resume`), or the connection has no user";
     Error::Refused {
         reason: reason.to_owned(),
+    }
+}
+
+/// Returns the error of a bind, with what a gate's refusal means. It has one code for all causes.
+fn not_bound(error: Error, uid: i64) -> Error {
+    match error {
+        Error::Refused { reason } => Error::Refused {
+            reason: format!(
+                "the user {uid} is not bound: {reason}. Either the locator of that gate has failed, which its log tells, or the user is \
+                 logged in already and the gate has `DuplicateLogin::Refuse`: end the other login first"
+            ),
+        },
+        error => error,
     }
 }
