@@ -111,7 +111,8 @@ impl Kafka {
         }
     }
 
-    /// Returns its state. The queue is that of messages that are not confirmed yet.
+    /// Returns its state. The queue is that of messages that are not confirmed yet. The connections are those of the producer and of all
+    /// subscriptions, as they were within the last second.
     pub fn stats(&self) -> BackendStats {
         let state = self.0.state.lock();
         BackendStats {

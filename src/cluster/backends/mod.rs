@@ -118,13 +118,14 @@ fn check_timeout(timeout: Duration) -> Result<(), Error> {
 pub struct BackendStats {
     /// The backend's name: `redis`, for example.
     pub backend: &'static str,
-    /// True if it was reached, and not lost since. A call, a subscription and a watch tell; before the first of them it is false.
+    /// True if it was reached, and not lost since. A call, a subscription and a watch tell; before the first of them it is false, but
+    /// for Kafka and NATS, which are dialled at once.
     pub is_up: bool,
     /// The time since it last answered, to a call or to a sign of life, or `None` if it never did.
     pub last_ok: Option<Duration>,
     /// Calls that wait for a connection; of NATS, bytes.
     pub queue: usize,
-    /// Connections, those of Redis for subscriptions not included.
+    /// Connections, those of RabbitMQ and Redis for subscriptions not included.
     pub connections: usize,
 }
 
