@@ -40,6 +40,7 @@ mod locator;
 #[cfg(feature = "logfile")]
 mod logging;
 mod mesh;
+mod mesh_alike;
 mod metrics;
 mod node;
 mod node_drain;

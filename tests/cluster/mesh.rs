@@ -1,7 +1,5 @@
 //! Services that are called by name.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -11,39 +9,40 @@ use epicycle::balance::{HashRing, Place, RoundRobin};
 use epicycle::cluster::codec::{Codec, Pb};
 use epicycle::cluster::drpc::Secret;
 use epicycle::cluster::mesh::{
-    Channel, Done, Mesh, MeshAddress, MeshBuilder, MeshClient, MeshRequest, MeshServer, Target,
-    Transporter,
+    Channel, Done, Mesh, MeshAddress, MeshBuilder, MeshClient, MeshClientBuilder, MeshRequest,
+    MeshServer, Transporter,
 };
 use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry};
-use epicycle::cluster::{Error, Kind, State};
+use epicycle::cluster::{Error, Kind};
 use epicycle::rpc::Status;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
+use crate::mesh_alike::{self, Gatekeeper, Speaks, who};
 use crate::util::ports::DeadPort;
 use crate::util::{LONG, eventually};
 
-/// Makes the handlers that wait go on.
-#[derive(Default)]
-struct Gatekeeper {
-    open: Mutex<bool>,
-    opened: Condvar,
-    waiting: AtomicUsize,
-}
+/// The transporter of rpc.
+struct Rpc;
 
-impl Gatekeeper {
-    fn pass(&self) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let mut open = self.open.lock();
-        self.opened.wait_while(&mut open, |open| !*open);
+impl Speaks for Rpc {
+    const SCHEME: &'static str = "rpc";
+
+    fn mesh(registry: &MemoryRegistry, id: &str, keeper: &Arc<Gatekeeper>) -> MeshBuilder {
+        with_keeper(registry, id, id.to_owned(), keeper.clone())
     }
 
-    fn open(&self) {
-        *self.open.lock() = true;
-        self.opened.notify_all();
+    fn client(registry: &MemoryRegistry) -> MeshClientBuilder {
+        let builder = MeshClient::builder().registry(registry.clone());
+        builder.spread(|multi| {
+            multi
+                .balancer(RoundRobin::new(Place::ALONE))
+                .max_wait(Duration::from_secs(1))
+        })
     }
 
-    fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::SeqCst)
+    fn client_by_keys(registry: &MemoryRegistry) -> MeshClientBuilder {
+        let builder = MeshClient::builder().registry(registry.clone());
+        builder.spread(|multi| multi.balancer(HashRing::new()))
     }
 }
 
@@ -83,59 +82,13 @@ fn with_keeper(
 }
 
 fn client(registry: &MemoryRegistry) -> MeshClient {
-    let builder = MeshClient::builder().registry(registry.clone());
-    builder
-        .spread(|multi| {
-            multi
-                .balancer(RoundRobin::new(Place::ALONE))
-                .max_wait(Duration::from_secs(1))
-        })
-        .call_timeout(LONG)
-        .start()
-        .expect("starts")
-}
-
-fn who(client: &MeshClient) -> Result<String, Error> {
-    client.call("/who/am-i", &()).wait()
-}
-
-/// The ids that answer to several calls.
-fn answering(client: &MeshClient) -> BTreeSet<String> {
-    (0..6).map(|_| who(client).expect("is answered")).collect()
-}
-
-fn set<const N: usize>(ids: [&str; N]) -> BTreeSet<String> {
-    ids.map(str::to_owned).into()
+    let client = Rpc::client(registry).call_timeout(LONG);
+    client.start().expect("starts")
 }
 
 #[test]
 fn calls_of_a_service_are_spread_over_the_instances_in_work_and_follow_the_registry() {
-    let registry = MemoryRegistry::new();
-    let one = mesh(&registry, "mesh-1").start().expect("starts");
-    let two = mesh(&registry, "mesh-2").start().expect("starts");
-    let client = client(&registry);
-    eventually("both answer", || {
-        answering(&client) == set(["mesh-1", "mesh-2"])
-    });
-
-    let three = mesh(&registry, "mesh-3").start().expect("starts");
-    eventually("the new one answers", || {
-        answering(&client) == set(["mesh-1", "mesh-2", "mesh-3"])
-    });
-    two.set_state(State::Busy).expect("is registered");
-    eventually("the busy one is spared", || {
-        answering(&client) == set(["mesh-1", "mesh-3"])
-    });
-    one.set_state(State::Hang).expect("is registered");
-    three.shutdown();
-    eventually("only the busy one is left", || {
-        answering(&client) == set(["mesh-2"])
-    });
-    two.set_state(State::Hang).expect("is registered");
-    eventually(
-        "none takes calls",
-        || matches!(who(&client), Err(Error::NotFoundEndpoint { wanted }) if wanted == "discovery://who"),
-    );
+    mesh_alike::calls_are_spread_over_the_instances_in_work_and_follow_the_registry::<Rpc>();
 }
 
 #[test]
@@ -163,42 +116,7 @@ fn a_mesh_is_registered_with_its_services_and_its_address() {
 
 #[test]
 fn a_call_can_go_to_one_instance_or_one_address() {
-    let registry = MemoryRegistry::new();
-    let meshes = ["mesh-1", "mesh-2"].map(|id| mesh(&registry, id).start().expect("starts"));
-    let client = client(&registry);
-    let at = |target: &str| {
-        let service = client.service(target).expect("is a target");
-        service.call::<_, String>("/who/am-i", &()).wait()
-    };
-    for mesh in &meshes {
-        assert_eq!(
-            at(&format!("direct://{}", mesh.id())).expect("answers"),
-            mesh.id()
-        );
-        assert_eq!(
-            at(&format!("direct://{}", mesh.addr())).expect("answers"),
-            mesh.id()
-        );
-    }
-    // Whoever names an instance gets it in any state.
-    meshes[0].set_state(State::Hang).expect("is registered");
-    assert_eq!(at("direct://mesh-1").expect("answers"), "mesh-1");
-    meshes[0].set_state(State::Shut).expect("is registered");
-    let is_gone =
-        |found: Result<String, Error>| matches!(found, Err(Error::NotFoundEndpoint { .. }));
-    eventually("but for `shut`", || is_gone(at("direct://mesh-1")));
-    assert!(is_gone(at("direct://mesh-9")));
-    for wrong in ["who", "http://who", "discovery://", "direct://"] {
-        let error = client.service(wrong).expect_err("is wrong");
-        assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
-    }
-    assert_eq!(
-        client
-            .service("direct://mesh-1")
-            .expect("is right")
-            .target(),
-        &Target::Instance("mesh-1".to_owned())
-    );
+    mesh_alike::a_call_can_go_to_one_instance_or_one_address::<Rpc>();
 }
 
 #[test]
@@ -245,31 +163,7 @@ fn answers_of(client: &MeshClient, id: &str) -> usize {
 
 #[test]
 fn calls_under_way_end_before_a_mesh_does() {
-    let (registry, keeper) = (MemoryRegistry::new(), Arc::new(Gatekeeper::default()));
-    let mesh = with_keeper(&registry, "mesh-1", "mesh-1".to_owned(), keeper.clone());
-    let mesh = mesh.start().expect("starts");
-    let client = client(&registry);
-    let (sender, answer) = mpsc::channel();
-    client
-        .call("/who/waits", &())
-        .then(move |result: Result<String, Error>| {
-            let _ = sender.send(result);
-        });
-    eventually("the handler runs", || keeper.waiting() == 1);
-    let ends = thread::spawn(move || mesh.shutdown());
-    eventually("it hangs", || {
-        let records = registry.services("mesh").expect("are known");
-        records.iter().any(|record| record.state == State::Hang)
-    });
-    eventually("it gets no more calls", || {
-        matches!(who(&client), Err(Error::NotFoundEndpoint { .. }))
-    });
-    assert!(!ends.is_finished());
-    keeper.open();
-    let answer = answer.recv_timeout(LONG).expect("comes");
-    assert_eq!(answer.expect("is answered"), "mesh-1");
-    ends.join().expect("ends");
-    assert!(registry.services("mesh").expect("are known").is_empty());
+    mesh_alike::calls_under_way_end_before_a_mesh_does::<Rpc>();
 }
 
 #[test]
@@ -309,27 +203,7 @@ fn the_error_tells_who_has_failed() {
 
 #[test]
 fn an_instance_that_cannot_be_reached_costs_no_call() {
-    let registry = MemoryRegistry::new();
-    let dead = DeadPort::new();
-    let endpoint = format!("rpc://{}?is_secure=false", dead.addr);
-    let mut record = Instance::new(Kind::Mesh, "dead", endpoint);
-    record.services.push("who".to_owned());
-    registry.register(&record).expect("is registered");
-    // One of another protocol is not called at all.
-    let mut foreign = Instance::new(Kind::Mesh, "foreign", "grpc://127.0.0.1:1?is_secure=false");
-    foreign.services.push("who".to_owned());
-    registry.register(&foreign).expect("is registered");
-    let lives = mesh(&registry, "lives").start().expect("starts");
-    let client = client(&registry);
-    for _ in 0..20 {
-        assert_eq!(who(&client).expect("is answered"), "lives");
-    }
-    // Nobody else is left.
-    lives.shutdown();
-    eventually("it says why", || match who(&client) {
-        Err(Error::LinkDown { peer }) => peer.contains(&dead.addr.to_string()),
-        _ => false,
-    });
+    mesh_alike::an_instance_that_cannot_be_reached_costs_no_call::<Rpc>();
 }
 
 #[test]
@@ -351,45 +225,12 @@ fn a_call_that_no_instance_takes_says_why_before_its_time_is_over() {
 
 #[test]
 fn a_key_gets_the_same_instance() {
-    let registry = MemoryRegistry::new();
-    let _meshes = ["a", "b", "c"].map(|id| mesh(&registry, id).start().expect("starts"));
-    let client = MeshClient::builder().registry(registry.clone());
-    let client = client.spread(|multi| multi.balancer(HashRing::new()));
-    let client = client.call_timeout(LONG).start().expect("starts");
-    let of = |key: u32| -> String {
-        let call = client.call("/who/am-i", &()).key(key.to_be_bytes());
-        call.idempotent().wait().expect("is answered")
-    };
-    let first: Vec<_> = (0..40).map(of).collect();
-    assert_eq!((0..40).map(of).collect::<Vec<_>>(), first);
-    assert_eq!(
-        first.into_iter().collect::<BTreeSet<_>>(),
-        set(["a", "b", "c"])
-    );
+    mesh_alike::a_key_gets_the_same_instance::<Rpc>();
 }
 
 #[test]
 fn a_reactor_is_not_blocked_and_can_call_again_from_a_callback() {
-    let registry = MemoryRegistry::new();
-    let _mesh = mesh(&registry, "mesh-1").start().expect("starts");
-    let client = client(&registry);
-    let (sender, results) = mpsc::channel();
-    let again = client.clone();
-    client
-        .call("/who/am-i", &())
-        .then(move |first: Result<String, Error>| {
-            let blocked = who(&again);
-            again
-                .call("/who/am-i", &())
-                .then(move |second: Result<String, Error>| {
-                    let _ = sender.send((first, blocked, second));
-                });
-        });
-    drop(client);
-    let (first, blocked, second) = results.recv_timeout(LONG).expect("come");
-    assert_eq!(first.expect("is answered"), "mesh-1");
-    assert!(matches!(blocked, Err(Error::IllegalRequest { .. })));
-    assert_eq!(second.expect("is answered"), "mesh-1");
+    mesh_alike::a_callback_can_call_again_but_must_not_wait::<Rpc>();
 }
 
 #[test]

@@ -1,26 +1,25 @@
 //! Calls and what they end with.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
-use epicycle::balance::HashRing;
+use epicycle::cluster::Error;
 use epicycle::cluster::codec::{Codec, Pb};
 use epicycle::cluster::config::Config;
 use epicycle::cluster::mesh::{GrpcTransporter, Mesh, MeshClient};
-use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry};
-use epicycle::cluster::{Error, Kind, State};
+use epicycle::cluster::registry::{MemoryRegistry, Registry};
 use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
 
-use crate::util::ports::DeadPort;
+use crate::mesh_alike;
 use crate::util::{LONG, eventually, expect_panics};
-use crate::{client, client_of, mesh, services, who, with};
+use crate::{Grpc, client, client_of, mesh, services, who, with};
 
 #[test]
-fn calls_follow_the_registry_and_are_spread_by_weight() {
+fn calls_are_spread_by_weight() {
     let registry = MemoryRegistry::new();
     let one = mesh(&registry, "mesh-1").weight(3).start().expect("starts");
-    let two = mesh(&registry, "mesh-2").weight(1).start().expect("starts");
+    let _two = mesh(&registry, "mesh-2").weight(1).start().expect("starts");
     let client = client(&registry);
     let mut shares = BTreeMap::<String, u32>::new();
     for _ in 0..40 {
@@ -40,24 +39,16 @@ fn calls_follow_the_registry_and_are_spread_by_weight() {
         format!("grpc://{}?is_secure=false", one.addr())
     );
     assert_eq!(client.services(), ["who"]);
+}
 
-    one.set_state(State::Busy).expect("is registered");
-    eventually("the busy one is spared", || {
-        (0..8).all(|_| who(&client).is_ok_and(|id| id == "mesh-2"))
-    });
-    let direct = |target: &str| -> Result<String, Error> {
-        let service = client.service(target).expect("is a target");
-        service.call("/who/am-i", &()).wait()
-    };
-    assert_eq!(direct("direct://mesh-1").expect("is answered"), "mesh-1");
-    let address = format!("direct://{}", one.addr());
-    assert_eq!(direct(&address).expect("is answered"), "mesh-1");
-    two.shutdown();
-    one.shutdown();
-    eventually(
-        "none takes calls",
-        || matches!(who(&client), Err(Error::NotFoundEndpoint { wanted }) if wanted == "discovery://who"),
-    );
+#[test]
+fn calls_are_spread_over_the_instances_in_work_and_follow_the_registry() {
+    mesh_alike::calls_are_spread_over_the_instances_in_work_and_follow_the_registry::<Grpc>();
+}
+
+#[test]
+fn a_call_can_go_to_one_instance_or_one_address() {
+    mesh_alike::a_call_can_go_to_one_instance_or_one_address::<Grpc>();
 }
 
 #[test]
@@ -126,26 +117,7 @@ fn a_call_that_is_given_up_is_cancelled_at_the_server() {
 
 #[test]
 fn an_instance_that_cannot_be_reached_costs_no_call() {
-    let registry = MemoryRegistry::new();
-    let dead = DeadPort::new();
-    let endpoint = format!("grpc://{}?is_secure=false", dead.addr);
-    let mut record = Instance::new(Kind::Mesh, "dead", endpoint);
-    record.services.push("who".to_owned());
-    registry.register(&record).expect("is registered");
-    // One of another protocol is not called at all.
-    let mut foreign = Instance::new(Kind::Mesh, "foreign", "rpc://127.0.0.1:1?is_secure=false");
-    foreign.services.push("who".to_owned());
-    registry.register(&foreign).expect("is registered");
-    let lives = mesh(&registry, "lives").start().expect("starts");
-    let client = client(&registry);
-    for _ in 0..20 {
-        assert_eq!(who(&client).expect("is answered"), "lives");
-    }
-    lives.shutdown();
-    eventually("it says why", || match who(&client) {
-        Err(Error::LinkDown { peer }) => peer.contains(&dead.addr.to_string()),
-        _ => false,
-    });
+    mesh_alike::an_instance_that_cannot_be_reached_costs_no_call::<Grpc>();
 }
 
 #[test]
@@ -169,17 +141,7 @@ fn an_instance_that_comes_back_is_called_again() {
 
 #[test]
 fn a_key_gets_the_same_instance() {
-    let registry = MemoryRegistry::new();
-    let _meshes = ["a", "b", "c"].map(|id| mesh(&registry, id).start().expect("starts"));
-    let client = client_of(&registry, GrpcTransporter::new().balancer(HashRing::new));
-    let of = |key: u32| -> String {
-        let call = client.call("/who/am-i", &()).key(key.to_be_bytes());
-        call.wait().expect("is answered")
-    };
-    let first: Vec<_> = (0..40).map(of).collect();
-    assert_eq!((0..40).map(of).collect::<Vec<_>>(), first);
-    let used = ["a", "b", "c"].map(|id| first.iter().filter(|one| *one == id).count());
-    assert!(used.iter().all(|n| *n > 0), "{used:?}");
+    mesh_alike::a_key_gets_the_same_instance::<Grpc>();
 }
 
 #[test]
@@ -258,31 +220,7 @@ fn instances_with_tls_are_called_by_clients_with_tls() {
 
 #[test]
 fn a_callback_can_call_again_but_must_not_wait() {
-    let registry = MemoryRegistry::new();
-    let _mesh = mesh(&registry, "mesh-1").start().expect("starts");
-    let client = client(&registry);
-    let (sender, results) = mpsc::channel();
-    let again = client.clone();
-    client
-        .call("/who/am-i", &())
-        .then(move |first: Result<String, Error>| {
-            let waits = again.call::<_, String>("/who/am-i", &()).wait();
-            again
-                .call("/who/am-i", &())
-                .then(move |second: Result<String, Error>| {
-                    let _ = sender.send((first, waits, second));
-                    panic!("its panic ends nothing");
-                });
-        });
-    expect_panics();
-    let (first, waits, second) = results.recv_timeout(LONG).expect("comes");
-    assert_eq!(first.expect("is answered"), "mesh-1");
-    assert!(
-        matches!(waits, Err(Error::IllegalRequest { .. })),
-        "{waits:?}"
-    );
-    assert_eq!(second.expect("is answered"), "mesh-1");
-    assert_eq!(who(&client).expect("it works on"), "mesh-1");
+    mesh_alike::a_callback_can_call_again_but_must_not_wait::<Grpc>();
 }
 
 #[test]

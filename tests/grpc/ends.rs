@@ -9,39 +9,16 @@ use std::time::Duration;
 
 use epicycle::cluster::admin::Admin;
 use epicycle::cluster::mesh::GrpcTransporter;
-use epicycle::cluster::registry::{MemoryRegistry, Registry};
-use epicycle::cluster::{Error, Monitor, State};
+use epicycle::cluster::registry::MemoryRegistry;
+use epicycle::cluster::{Error, Monitor};
 
+use crate::mesh_alike::{self, Gatekeeper};
 use crate::util::{LONG, eventually};
-use crate::{Gatekeeper, client, client_of, mesh, services, who, with};
+use crate::{Grpc, client, client_of, mesh, services, who, with};
 
 #[test]
 fn calls_under_way_end_before_a_mesh_does() {
-    let (registry, keeper) = (MemoryRegistry::new(), Arc::<Gatekeeper>::default());
-    let mesh = with(&registry, "mesh-1", services("mesh-1", &keeper));
-    let mesh = mesh.start().expect("starts");
-    let client = client(&registry);
-    let (sender, answer) = mpsc::channel();
-    client
-        .call("/who/waits", &())
-        .then(move |result: Result<String, Error>| {
-            let _ = sender.send(result);
-        });
-    eventually("the handler runs", || keeper.waiting() == 1);
-    let ends = thread::spawn(move || mesh.shutdown());
-    eventually("it hangs", || {
-        let records = registry.services("mesh").expect("are known");
-        records.iter().any(|record| record.state == State::Hang)
-    });
-    eventually("it gets no more calls", || {
-        matches!(who(&client), Err(Error::NotFoundEndpoint { .. }))
-    });
-    assert!(!ends.is_finished());
-    keeper.open();
-    let answer = answer.recv_timeout(LONG).expect("comes");
-    assert_eq!(answer.expect("is answered"), "mesh-1");
-    ends.join().expect("ends");
-    assert!(registry.services("mesh").expect("are known").is_empty());
+    mesh_alike::calls_under_way_end_before_a_mesh_does::<Grpc>();
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Meshes over gRPC, against each other and against gRPC's own client and server.
 
+#[path = "../cluster/mesh_alike.rs"]
+mod mesh_alike;
 #[path = "../util/mod.rs"]
 mod util;
 
@@ -10,37 +12,33 @@ mod secret;
 mod strangers;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use epicycle::cluster::Error;
-use epicycle::cluster::mesh::{GrpcTransporter, Mesh, MeshBuilder, MeshClient};
+use epicycle::balance::HashRing;
+use epicycle::cluster::mesh::{GrpcTransporter, Mesh, MeshBuilder, MeshClient, MeshClientBuilder};
 use epicycle::cluster::registry::MemoryRegistry;
 use epicycle::rpc::Status;
-use parking_lot::{Condvar, Mutex};
+
+use mesh_alike::{Gatekeeper, Speaks, who};
 use util::LONG;
 
-/// Makes the handlers that wait go on.
-#[derive(Default)]
-struct Gatekeeper {
-    open: Mutex<bool>,
-    opened: Condvar,
-    waiting: AtomicUsize,
-}
+/// The transporter of gRPC.
+struct Grpc;
 
-impl Gatekeeper {
-    fn pass(&self) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let mut open = self.open.lock();
-        self.opened.wait_while(&mut open, |open| !*open);
+impl Speaks for Grpc {
+    const SCHEME: &'static str = "grpc";
+
+    fn mesh(registry: &MemoryRegistry, id: &str, keeper: &Arc<Gatekeeper>) -> MeshBuilder {
+        with(registry, id, services(id, keeper))
     }
 
-    fn open(&self) {
-        *self.open.lock() = true;
-        self.opened.notify_all();
+    fn client(registry: &MemoryRegistry) -> MeshClientBuilder {
+        let client = MeshClient::builder().registry(registry.clone());
+        client.transporter(GrpcTransporter::new())
     }
 
-    fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::SeqCst)
+    fn client_by_keys(registry: &MemoryRegistry) -> MeshClientBuilder {
+        let client = MeshClient::builder().registry(registry.clone());
+        client.transporter(GrpcTransporter::new().balancer(HashRing::new))
     }
 }
 
@@ -96,8 +94,4 @@ fn client_of(registry: &MemoryRegistry, transporter: GrpcTransporter) -> MeshCli
     let client = MeshClient::builder().registry(registry.clone());
     let client = client.transporter(transporter).call_timeout(LONG);
     client.start().expect("starts")
-}
-
-fn who(client: &MeshClient) -> Result<String, Error> {
-    client.call("/who/am-i", &()).wait()
 }
