@@ -208,6 +208,7 @@ impl GateReactor {
             match rate.policy {
                 OverRate::Close => {
                     self.counters().refused[RefusedPacket::Rate].add(1);
+                    client.is_ended = true;
                     return Action::Close;
                 }
                 OverRate::Drop => {

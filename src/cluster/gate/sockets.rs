@@ -90,18 +90,30 @@ impl GateReactor {
             ws::Incoming::Message(message) => message,
             ws::Incoming::Pong(pong) => return self.on_idle_frame(conn, client, pong.len()),
             ws::Incoming::Closed(close) => {
-                // It has said that it is done, unless it goes because the gate is about to stop.
-                client.is_ended |= close.code == Some(CloseCode::NORMAL) && !self.said_goodbye;
+                // It has said that it is done, unless it goes because the gate is about to stop. With other codes it is lost: a browser
+                // sends 1001 when its page is left.
+                match close.code == Some(CloseCode::NORMAL) && !self.said_goodbye {
+                    true => client.is_ended = true,
+                    false => client.is_lost = true,
+                }
                 return Action::Continue;
             }
         };
         let ws::Message::Binary(message) = message else {
-            return refuse_message(conn, CloseCode::UNSUPPORTED, "packets are binary messages");
+            return refuse_message(
+                conn,
+                client,
+                CloseCode::UNSUPPORTED,
+                "packets are binary messages",
+            );
         };
         match self.shared.options.packet.decode_message(&message) {
-            Ok(PacketFrame::Empty) if client.empty_in_row == MAX_EMPTY_IN_ROW => {
-                refuse_message(conn, CloseCode::PROTOCOL, "too many packets of size 0")
-            }
+            Ok(PacketFrame::Empty) if client.empty_in_row == MAX_EMPTY_IN_ROW => refuse_message(
+                conn,
+                client,
+                CloseCode::PROTOCOL,
+                "too many packets of size 0",
+            ),
             Ok(PacketFrame::Empty) => {
                 client.empty_in_row += 1;
                 self.on_idle_frame(conn, client, message.len())
@@ -112,7 +124,12 @@ impl GateReactor {
             }
             Err(error) => {
                 log::debug!(target: "epicycle::cluster", "{}: {error}", client.address(conn.peer_addr()));
-                refuse_message(conn, CloseCode::PROTOCOL, "a message that is no packet")
+                refuse_message(
+                    conn,
+                    client,
+                    CloseCode::PROTOCOL,
+                    "a message that is no packet",
+                )
             }
         }
     }
@@ -128,7 +145,13 @@ impl GateReactor {
     }
 }
 
-fn refuse_message(conn: &mut Conn<'_, GateReactor>, code: CloseCode, reason: &str) -> Action {
+fn refuse_message(
+    conn: &mut Conn<'_, GateReactor>,
+    client: &mut Client,
+    code: CloseCode,
+    reason: &str,
+) -> Action {
+    client.is_ended = true;
     match conn.send(Close::new(code, reason)) {
         Ok(()) => Action::Close,
         Err(error) => error.into(),
