@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use epicycle::Addr;
 use epicycle::cluster::drpc::{Code, Request, Value};
 use epicycle::cluster::gate::{
     ClientListener, Gate, HeartbeatMode, OverRate, RateLimit, RefusedPacket, SlowClient,
@@ -327,7 +328,13 @@ fn trusted_proxies_tell_the_clients_address_and_limits_count_it() {
         gate.max_connections_per_ip(1)
             .listen(socket.trusted_proxies(["127.0.0.1", "10.0.0.0/8"]))
     });
-    let open = |told: &str| Socket::open(&world, "/play", &format!("X-Forwarded-For: {told}\r\n"));
+    let open = |told: &str| {
+        Socket::open(
+            &world.gate.client_addrs()[1],
+            "/play",
+            &format!("X-Forwarded-For: {told}\r\n"),
+        )
+    };
     let mut sockets = Vec::new();
     // The client writes what it likes in front of what its proxy appends.
     for (told, client) in [
@@ -362,7 +369,7 @@ fn peers_that_are_no_trusted_proxies_are_not_believed() {
         gate.listen(socket.trusted_proxies(["10.0.0.0/8"]))
     });
     let told = "X-Forwarded-For: 203.0.113.7\r\n";
-    let mut socket = Socket::open(&world, "/play", told).expect("opens");
+    let mut socket = Socket::open(&world.gate.client_addrs()[1], "/play", told).expect("opens");
     socket.send(2, &packet(1, 2, "a"));
     let (cid, _) = world.node.await_packet("a");
     assert_eq!(told_address(&world, cid).1, Some(Ipv4Addr::LOCALHOST));
@@ -400,11 +407,11 @@ fn a_proxy_header_tells_the_clients_address_over_tcp() {
 }
 
 /// A client over WebSocket.
-struct Socket(Wire);
+pub(crate) struct Socket(pub(crate) Wire);
 
 impl Socket {
-    fn open(world: &World, path: &str, origin: &str) -> Result<Self, String> {
-        let mut wire = Wire::connect(&world.gate.client_addrs()[1]);
+    pub(crate) fn open(addr: &Addr, path: &str, origin: &str) -> Result<Self, String> {
+        let mut wire = Wire::connect(addr);
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{origin}\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -423,7 +430,7 @@ impl Socket {
         }
     }
 
-    fn send(&mut self, opcode: u8, payload: &[u8]) {
+    pub(crate) fn send(&mut self, opcode: u8, payload: &[u8]) {
         let mut frame = vec![0x80 | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0];
         frame.extend(payload);
         self.0.0.write_all(&frame).expect("sends");
@@ -447,7 +454,12 @@ fn sockets(listener: impl FnOnce(ClientListener) -> ClientListener) -> World {
 #[test]
 fn a_websocket_message_is_one_packet_and_others_close_with_their_code() {
     let world = sockets(|listener| listener);
-    let mut socket = Socket::open(&world, "/play?x=1", "Origin: https://any\r\n").expect("opens");
+    let mut socket = Socket::open(
+        &world.gate.client_addrs()[1],
+        "/play?x=1",
+        "Origin: https://any\r\n",
+    )
+    .expect("opens");
     socket.send(2, HEARTBEAT);
     assert_eq!(socket.next(), (0x82, HEARTBEAT.to_vec()));
     socket.send(2, b"\0\0\0\0");
@@ -471,7 +483,7 @@ fn a_websocket_message_is_one_packet_and_others_close_with_their_code() {
         (2, b"\0\0\0", 1002),
     ];
     for (opcode, payload, code) in bad {
-        let mut socket = Socket::open(&world, "/play", "").expect("opens");
+        let mut socket = Socket::open(&world.gate.client_addrs()[1], "/play", "").expect("opens");
         socket.send(opcode, payload);
         let (opcode, payload) = socket.next();
         assert_eq!((opcode, &payload[..2]), (0x88, &code.to_be_bytes()[..]));
@@ -488,7 +500,7 @@ fn a_request_for_a_websocket_needs_the_path_the_origin_and_the_consent_of_the_ap
         let listener = listener.origins(["https://game.example"]);
         listener.check(|request| request.query() != Some("banned"))
     });
-    let open = |path, origin| Socket::open(&world, path, origin).map(drop);
+    let open = |path, origin| Socket::open(&world.gate.client_addrs()[1], path, origin).map(drop);
     let game = "Origin: https://game.example\r\n";
     assert_eq!(open("/play", game), Ok(()));
     assert_eq!(open("/play", ""), Ok(()));
@@ -564,7 +576,7 @@ fn frames_that_bring_no_packet_count_for_the_rate_and_are_signs_of_life() {
         &[(2, &[0; 4])],
     ];
     for (done, flood) in floods.into_iter().enumerate() {
-        let mut socket = Socket::open(&world, "/play", "").expect("opens");
+        let mut socket = Socket::open(&world.gate.client_addrs()[1], "/play", "").expect("opens");
         let mut frames = Vec::new();
         for n in 0..60 {
             let (opcode, payload) = flood[n.min(flood.len() - 1)];
@@ -586,8 +598,8 @@ fn frames_that_bring_no_packet_count_for_the_rate_and_are_signs_of_life() {
         gate.listen(socket)
             .heartbeat(HeartbeatMode::Respond, interval)
     });
-    let mut lively = Socket::open(&world, "/play", "").expect("opens");
-    let mut silent = Socket::open(&world, "/play", "").expect("opens");
+    let mut lively = Socket::open(&world.gate.client_addrs()[1], "/play", "").expect("opens");
+    let mut silent = Socket::open(&world.gate.client_addrs()[1], "/play", "").expect("opens");
     let over = thread::spawn(move || silent.0.is_over());
     while !over.is_finished() {
         lively.send(9, b"?");

@@ -22,6 +22,7 @@ mod gate_drain;
 mod gate_faults;
 mod gate_moves;
 mod gate_nodes;
+mod gate_replacing;
 mod gate_replay;
 #[cfg(feature = "tls")]
 mod gate_tls;

@@ -1,5 +1,6 @@
 //! Clients that come back after they have lost their connection: to the same gate, and to another one.
 
+use std::io::Read;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use epicycle::cluster::{Cluster, Error, Event};
 use epicycle::{Addr, Reconnect};
 use parking_lot::Mutex;
 
+use crate::gate_clients::Socket;
 use crate::rig::{Wire, packet, user};
 use crate::util::{LONG, await_some, eventually};
 
@@ -672,9 +674,49 @@ fn users_leave_a_gate_that_drains_without_a_disconnect() {
     assert!(world.gone().is_empty());
 }
 
+#[test]
+fn the_end_of_a_websocket_tells_if_its_user_may_come_back() {
+    let world = World::with(
+        |gate| gate.resume(options()).listen("ws://127.0.0.1:0/play"),
+        |node| node,
+    );
+    let gate = &world.gates[0];
+    let close = |code: u16| (8, code.to_be_bytes().to_vec());
+    let (text, malformed) = (b"text".to_vec(), b"\0\0\0\x03\0\0\x01".to_vec());
+    let ends = [
+        // A browser that leaves the page.
+        (vec![close(1001)], true),
+        (vec![(8, Vec::new())], true),
+        (vec![close(1000)], false),
+        // The client answers the gate's close.
+        (vec![(1, text), close(1003)], false),
+        (vec![(2, malformed), close(1002)], false),
+        (vec![(2, packet(ECHO, 0, "no JSON")), close(1001)], true),
+    ];
+    let mut away = 0;
+    for (uid, (frames, stays)) in (7..).zip(ends) {
+        let mut socket = Socket::open(&gate.client_addrs()[0], "/play", "").expect("opens");
+        let tokens = gate.stats().tokens;
+        socket.send(2, &packet(LOGIN, 1, &uid.to_string()));
+        eventually("it has a token", || gate.stats().tokens > tokens);
+        for (opcode, payload) in &frames {
+            socket.send(*opcode, payload);
+        }
+        let ended = socket.0.0.read_to_end(&mut Vec::new());
+        ended.expect("is closed in order");
+        drop(socket);
+        away += u64::from(stays);
+        eventually("it is away, or gone", || {
+            let stats = gate.stats();
+            let is_right = stats.connections == 0 && stats.away == away;
+            is_right && world.is_online(uid) == stays
+        });
+    }
+}
+
 /// Pushes to a client of the library, and its events, in their order.
 #[derive(Clone, Default)]
-struct Seen {
+pub(crate) struct Seen {
     all: Arc<Mutex<Vec<String>>>,
     tokens: Arc<AtomicU64>,
 }
@@ -689,18 +731,18 @@ impl Seen {
     }
 
     /// Returns the number of tokens that the client has got.
-    fn tokens(&self) -> u64 {
+    pub(crate) fn tokens(&self) -> u64 {
         self.tokens.load(Ordering::Acquire)
     }
 
-    fn count(&self, what: &str) -> usize {
+    pub(crate) fn count(&self, what: &str) -> usize {
         let all = self.all.lock();
         all.iter().filter(|seen| *seen == what).count()
     }
 }
 
 /// Returns a client that logs in as the user whenever it is a new one, and uses each token that it gets.
-fn library_client(uid: i64, seen: &Seen) -> ClientBuilder {
+pub(crate) fn library_client(uid: i64, seen: &Seen) -> ClientBuilder {
     let (news, events, tokens) = (seen.clone(), seen.clone(), seen.tokens.clone());
     Client::builder()
         // On a busy machine an answer may take its time.

@@ -9,11 +9,13 @@ use super::observed::ObservedGate;
 use super::options::{
     DuplicateLogin, HeartbeatMode, Options, RateLimit, ResumeOptions, SlowClient,
 };
+use super::replacing::Replaceable;
 use super::resume::SharedResume;
+use super::servers::Servers;
 use super::shared::{Backends, Entrances, POOL_QUEUE, Shared};
 use super::{Gate, RefusedPacket, watching};
 use crate::cluster::chance::Chance;
-use crate::cluster::dispatch::{Policy, RouteTable};
+use crate::cluster::dispatch::Policy;
 use crate::cluster::drpc::Secret;
 use crate::cluster::follower::Followers;
 #[cfg(feature = "tls")]
@@ -27,6 +29,7 @@ use crate::cluster::{Error, Kind, Monitor};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::handler::Engine;
 use crate::engine::listen::Listen;
+use crate::engine::listen::handover::Control;
 use crate::engine::server::{Running, Server};
 #[cfg(feature = "kcp")]
 use crate::engine::udp::{MAX_SESSIONS, UdpSessions};
@@ -42,6 +45,7 @@ pub struct GateBuilder {
     dispatch: Policy,
     reactors: usize,
     monitor: Option<Monitor>,
+    replaceable: Option<Replaceable>,
     pub(super) options: Options,
 }
 
@@ -66,6 +70,7 @@ impl Gate {
             dispatch: Policy::default(),
             reactors: 1,
             monitor: None,
+            replaceable: None,
             options: Options {
                 packet: PacketOptions::default(),
                 heartbeat: HeartbeatMode::default(),
@@ -280,7 +285,11 @@ impl GateBuilder {
     ///
     /// [`Error::InvalidArgument`] or [`Error::Start`] if an option or an address is wrong, and the errors of the registry and the
     /// locator.
-    pub fn start(self) -> Result<Gate, Error> {
+    pub fn start(mut self) -> Result<Gate, Error> {
+        let replacing = match self.replaceable.take() {
+            Some(replaceable) => Some((replaceable.begin(&mut self.listeners)?, replaceable)),
+            None => None,
+        };
         let began = SystemTime::now().duration_since(UNIX_EPOCH);
         let began = began.map_or(0, |since| since.as_micros() as u64);
         let pool = WorkerPool::builder().threads(THREADS).queue(POOL_QUEUE);
@@ -288,7 +297,11 @@ impl GateBuilder {
         let (server, prepared) = self.prepare(Followers::default(), pool, began)?;
         let running = server.start(prepared.factory())?;
         let engine = running.engine().clone();
-        prepared.begin(&engine, Some(running))
+        let mut gate = prepared.begin(&engine, Some(running))?;
+        if let Some((replacing, replaceable)) = replacing {
+            gate.replaced_by = replaceable.finish(replacing, &engine)?;
+        }
+        Ok(gate)
     }
 
     /// Returns the server of the gate, and the rest of the gate, which begins once the server has started. `began` is the time
@@ -350,6 +363,8 @@ impl GateBuilder {
             doors.push(door);
         }
 
+        let has_resume = self.options.resume.is_some();
+        let servers = Servers::watch(&*self.own.registry, self.dispatch, &ours.id, has_resume)?;
         let directory =
             Directory::start_as(&followers, self.own.registry.clone(), &["gate", "node"])?;
         let directory = Arc::new(directory);
@@ -383,7 +398,7 @@ impl GateBuilder {
         shared.resume = resume;
         let prepared = Prepared {
             own: self.own,
-            table: RouteTable::new(self.dispatch),
+            servers,
             shared: Arc::new(shared),
             followers,
             monitor: self.monitor,
@@ -430,10 +445,54 @@ impl GateBuilder {
     }
 }
 
+/// # Restart
+impl GateBuilder {
+    /// Lets another process take over the listeners for clients, and takes them over from the process that has the control socket, if
+    /// there is one. Default: off.
+    ///
+    /// At the start, a gate receives the sockets of the gate that has the control socket now, in the order of that gate's listeners.
+    /// They take the places of its own addresses; TLS and all other options are its own. It binds the addresses for which it receives
+    /// no socket. When it is registered, the old gate accepts no more clients, and calls `replaced` on a thread of its own. No
+    /// connection is refused in between, and what waits in the backlogs is kept. If the new gate does not start, the old one goes on.
+    ///
+    /// The old gate serves the clients that it has until it ends. [`drain`](super::Gate::drain) it in `replaced`, or stop its
+    /// [container](crate::cluster::container): its clients are told to go then, come back at the new gate, and with
+    /// [resume](Self::resume) take their users along.
+    ///
+    /// Both gates run meanwhile. So each has an id and a [`link`](Self::link) of its own, as by default. UDP ports are not handed over,
+    /// so the start refuses a `kcp://` listener: give KCP a gate of its own.
+    ///
+    /// With the feature `signals`, SIGUSR2 starts the new process, as for [`Server::replaceable`](crate::Server::replaceable).
+    ///
+    /// Costs two threads.
+    ///
+    /// ```no_run
+    /// use epicycle::cluster::container::Container;
+    /// use epicycle::cluster::gate::Gate;
+    /// use epicycle::handover::Control;
+    ///
+    /// let container = Container::new();
+    /// let process = container.handle();
+    /// let gate = Gate::builder()
+    ///     .listen("tcp://:3553")
+    ///     .replaceable(Control::at("/run/game/gate.control"), move || process.stop());
+    /// container.add(gate).serve()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn replaceable(
+        mut self,
+        control: Control,
+        replaced: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        self.replaceable = Some(Replaceable::new(control, replaced));
+        self
+    }
+}
+
 /// A gate whose server has not started.
 pub(super) struct Prepared {
     own: Registration,
-    table: RouteTable,
+    servers: Servers,
     shared: Arc<Shared>,
     followers: Followers,
     monitor: Option<Monitor>,
@@ -442,11 +501,11 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Returns what makes the part of each reactor.
     pub(super) fn factory(&self) -> impl Fn(usize) -> GateReactor + Send + Sync + 'static {
-        let (shared, table) = (self.shared.clone(), self.table.clone());
-        move |reactor| GateReactor::new(reactor, shared.clone(), table.clone())
+        let (shared, known) = (self.shared.clone(), self.servers.known());
+        move |id| GateReactor::new(id, shared.clone(), known.clone())
     }
 
-    /// Gives the reactors the nodes, and registers the gate.
+    /// Follows the registry and the locator, and registers the gate.
     pub(super) fn begin(
         self,
         engine: &Engine<GateReactor>,
@@ -458,13 +517,7 @@ impl Prepared {
         warn_if_open(&addrs[0], shared.options.secret.is_some());
         #[cfg(feature = "tls")]
         let endpoint = endpoint.with_tls(shared.options.tls.is_some());
-        let following = watching::start(
-            &self.followers,
-            &*self.own.registry,
-            self.table,
-            &shared,
-            engine,
-        )?;
+        let following = watching::start(&self.followers, self.servers, &shared, engine)?;
         let record = self.own.record(&shared.ours.id, endpoint.to_string());
         let observed = self.monitor.map(|monitor| {
             let observed = Arc::new(ObservedGate::new(shared.clone(), engine.clone()));
@@ -480,6 +533,7 @@ impl Prepared {
             addrs,
             running,
             owner,
+            replaced_by: Vec::new(),
             #[cfg(feature = "testing")]
             followers: self.followers,
             following: Some(following),

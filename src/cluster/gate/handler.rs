@@ -13,6 +13,7 @@ use super::codec::{Protocol, ProtocolFrame};
 use super::kept::{Asked, Kept, Notice, note};
 use super::listener::Door;
 use super::resume::Claim;
+use super::servers::Known;
 use super::shared::Shared;
 use super::stats::GateCounters;
 #[cfg(feature = "kcp")]
@@ -119,7 +120,7 @@ pub(super) enum Session {
 }
 
 impl GateReactor {
-    pub(super) fn new(id: usize, shared: Arc<Shared>, table: RouteTable) -> Self {
+    pub(super) fn new(id: usize, shared: Arc<Shared>, known: Known) -> Self {
         let reactors = shared.counters.len();
         let (ours, options) = (shared.ours.clone(), &shared.options);
         let lanes = Lanes::new(ours, options.secret.clone(), options.lanes.clone());
@@ -130,8 +131,8 @@ impl GateReactor {
             id,
             sessions: Sessions::new(id, shared.began, shared.all_channels.clone()),
             lanes,
-            nodes: [].into(),
-            gates: [].into(),
+            nodes: known.nodes,
+            gates: known.gates,
             dialled: HashSet::new(),
             notices: Vec::new(),
             kept: Kept::default(),
@@ -140,7 +141,7 @@ impl GateReactor {
             held_up: FxHashSet::default(),
             is_loaded: false,
             loads: 0,
-            table,
+            table: known.table,
             by_route: ByRoute::new(shared.routes.clone()),
             queue: VecDeque::new(),
             outgoing: (0..reactors).map(|_| Vec::new()).collect(),
@@ -290,6 +291,10 @@ impl GateReactor {
 impl EventHandler for GateReactor {
     type Codec = Protocol;
     type Session = Session;
+
+    fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
+        self.set_nodes(self.table.clone(), self.nodes.clone(), reactor);
+    }
 
     fn codec(&mut self, info: &ConnInfo<'_>) -> Protocol {
         let packet = self.shared.options.packet;

@@ -199,6 +199,11 @@ impl ClientListener {
         self
     }
 
+    /// Returns where it listens, unless that is an error.
+    pub(super) fn listen_mut(&mut self) -> Option<&mut Listen> {
+        self.listen.as_mut().ok()
+    }
+
     pub(super) fn into_parts(self) -> Result<(Listen, Door), Error> {
         Ok((self.listen?, self.door))
     }

@@ -74,9 +74,11 @@ mod listener;
 mod observed;
 mod options;
 mod pushes;
+mod replacing;
 mod requests;
 mod resume;
 mod resuming;
+mod servers;
 mod shared;
 #[cfg(feature = "testing")]
 mod simulated;
@@ -104,6 +106,7 @@ use super::registry::OwnerWatch;
 use super::{Error, State};
 use crate::addr::Addr;
 use crate::engine::server::Running;
+use crate::engine::server::watcher::Watcher;
 
 pub use self::builder::GateBuilder;
 pub use self::listener::ClientListener;
@@ -126,6 +129,8 @@ pub struct Gate {
     /// They tell the reactors what has changed, and end after them.
     following: Option<Vec<Follower>>,
     owner: Option<OwnerWatch>,
+    /// They wait for a process that takes over.
+    replaced_by: Vec<Watcher>,
     /// Taken at the end, so that nobody asks the reactors any more.
     observed: Option<Arc<ObservedGate>>,
 }
@@ -171,6 +176,7 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        self.replaced_by.clear();
         drop(self.observed.take());
         drop(self.owner.take());
         self.shared.registered.deregister();

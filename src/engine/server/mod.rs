@@ -3,7 +3,7 @@
 pub(crate) mod acceptor;
 
 mod options;
-mod replacing;
+pub(crate) mod replacing;
 mod settings;
 #[cfg(feature = "signals")]
 mod signals;

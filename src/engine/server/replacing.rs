@@ -1,5 +1,9 @@
 //! Servers that another process replaces while they run.
 
+use std::io;
+use std::os::fd::OwnedFd;
+#[cfg(feature = "signals")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -8,9 +12,9 @@ use super::options::Options;
 use super::start::{setup, start};
 use super::watcher::Watcher;
 use super::{Running, Server};
-use crate::engine::handler::{Engine, EventHandler};
+use crate::engine::handler::EventHandler;
 use crate::engine::listen::Listen;
-use crate::engine::listen::handover::{Control, Predecessor, Successors};
+use crate::engine::listen::handover::{Control, Predecessor, Successor, Successors};
 use crate::error::Error;
 
 /// # Restart
@@ -52,39 +56,99 @@ pub(super) fn start_replaceable<H: EventHandler>(
     options: Options,
     factory: impl Fn(usize) -> H + Send + Sync + 'static,
 ) -> Result<Running<H>, Error> {
-    // The path of the program is looked up before an upgrade can replace the file.
-    #[cfg(feature = "signals")]
-    let program = std::env::current_exe().map_err(setup("the path of the program"))?;
-    let mut old = control
-        .predecessor()
-        .map_err(setup("the connection to the old process"))?;
-    if let Some(old) = &mut old {
-        take_over(old, &mut listens)?;
-    }
+    let replacing = Replacing::begin(control, listens.iter_mut())?;
     let mut running = start(listens, options, factory)?;
-    if let Some(old) = old {
-        old.relieve().map_err(setup("the old process' end"))?;
-    }
-    let successors = control.listen()?;
-    #[cfg(feature = "signals")]
-    {
-        let restarts = restarts::watch(program);
-        let restarts = restarts.map_err(setup("the watch on SIGUSR2"))?;
-        running.watchers.push(restarts);
-    }
-    let watcher = watch(successors, running.engine.clone());
-    let watcher = watcher.map_err(setup("the thread that waits for successors"))?;
-    running.watchers.push(watcher);
+    let engine = running.engine.clone();
+    let release = move || {
+        engine.stop_accepting();
+        while engine.is_accepting() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let (ours, engine) = (running.engine.clone(), running.engine.clone());
+    let watchers =
+        replacing.finish(move || ours.listeners(), release, move || engine.shutdown())?;
+    running.watchers.extend(watchers);
     Ok(running)
 }
 
+/// The start of a server that takes over, if there is a process to take over from, and that can be replaced.
+pub(crate) struct Replacing {
+    control: Control,
+    old: Option<Predecessor>,
+    /// Looked up before an upgrade can replace the file.
+    #[cfg(feature = "signals")]
+    program: PathBuf,
+}
+
+impl Replacing {
+    /// Puts the sockets of the old process in the places of the addresses.
+    pub(crate) fn begin<'l>(
+        control: &Control,
+        listens: impl Iterator<Item = &'l mut Listen>,
+    ) -> Result<Self, Error> {
+        #[cfg(feature = "signals")]
+        let program = std::env::current_exe().map_err(setup("the path of the program"))?;
+        let mut old = control
+            .predecessor()
+            .map_err(setup("the connection to the old process"))?;
+        if let Some(old) = &mut old {
+            take_over(old, listens)?;
+        }
+        Ok(Self {
+            control: control.clone(),
+            old,
+            #[cfg(feature = "signals")]
+            program,
+        })
+    }
+
+    /// Relieves the old process, and waits for the next one, which gets `listeners`. When it serves them, `release` gives up those of
+    /// this process, then the other one goes on, and this one is `replaced`.
+    pub(crate) fn finish(
+        self,
+        listeners: impl Fn() -> io::Result<Vec<OwnedFd>> + Send + 'static,
+        release: impl FnOnce() + Send + 'static,
+        replaced: impl FnOnce() + Send + 'static,
+    ) -> Result<Vec<Watcher>, Error> {
+        if let Some(old) = self.old {
+            old.relieve().map_err(setup("the old process' end"))?;
+        }
+        let successors = Arc::new(self.control.listen()?);
+        let mut watchers = Vec::new();
+        #[cfg(feature = "signals")]
+        {
+            let restarts = restarts::watch(self.program);
+            watchers.push(restarts.map_err(setup("the watch on SIGUSR2"))?);
+        }
+        let watched = successors.clone();
+        let wait = move || {
+            let Some(successor) = hand_over(&watched, listeners) else {
+                return;
+            };
+            log::info!(target: "epicycle::server", "another process has taken over");
+            release();
+            // Frees the path for the new process, which waits for the end of this connection.
+            watched.close();
+            drop(successor);
+            replaced();
+        };
+        let waits = Watcher::start("epicycle-handover", move || successors.close(), wait);
+        watchers.push(waits.map_err(setup("the thread that waits for successors"))?);
+        Ok(watchers)
+    }
+}
+
 /// Puts the sockets of the old process in the places of the addresses.
-fn take_over(old: &mut Predecessor, listens: &mut [Listen]) -> Result<(), Error> {
+fn take_over<'l>(
+    old: &mut Predecessor,
+    listens: impl Iterator<Item = &'l mut Listen>,
+) -> Result<(), Error> {
     let sockets = old
         .receive()
         .map_err(setup("the listeners of the old process"))?;
     let mut sockets = sockets.into_iter();
-    let streams = listens.iter_mut().filter(|listen| listen.is_stream());
+    let streams = listens.filter(|listen| listen.is_stream());
     for (listen, socket) in streams.zip(sockets.by_ref()) {
         listen.take_over(socket);
     }
@@ -98,42 +162,21 @@ fn take_over(old: &mut Predecessor, listens: &mut [Listen]) -> Result<(), Error>
     Ok(())
 }
 
-/// Starts the thread that waits for processes that take over.
-fn watch<H: EventHandler>(successors: Successors, engine: Engine<H>) -> std::io::Result<Watcher> {
-    let successors = Arc::new(successors);
-    let watched = successors.clone();
-    Watcher::start(
-        "epicycle-handover",
-        move || successors.close(),
-        move || hand_over(&watched, &engine),
-    )
-}
-
-/// Waits until another process has taken over, and then shuts this server down.
-fn hand_over<H: EventHandler>(successors: &Successors, engine: &Engine<H>) {
+/// Waits until another process has taken over. Returns `None` at the end of the wait.
+fn hand_over(
+    successors: &Successors,
+    listeners: impl Fn() -> io::Result<Vec<OwnedFd>>,
+) -> Option<Successor> {
     loop {
         let successor = match successors.accept() {
-            Ok(Some(successor)) => successor,
-            Ok(None) => return,
+            Ok(successor) => successor?,
             Err(error) => {
                 log::error!(target: "epicycle::server", "this process cannot be replaced any more: {error}");
-                return;
+                return None;
             }
         };
-        let listeners = engine.listeners();
-        let taken = listeners.and_then(|sockets| successor.hand_over(&sockets));
-        match taken {
-            Ok(successor) => {
-                log::info!(target: "epicycle::server", "another process has taken over");
-                engine.stop_accepting();
-                while engine.is_accepting() {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                // Frees the path for the new process, which waits for the end of this connection.
-                successors.close();
-                drop(successor);
-                return engine.shutdown();
-            }
+        match listeners().and_then(|sockets| successor.hand_over(&sockets)) {
+            Ok(successor) => return Some(successor),
             Err(error) => {
                 log::warn!(target: "epicycle::server", "another process has not taken over: {error}");
             }

@@ -26,7 +26,10 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         (self.end_wait)();
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.thread.take()
+            // What it calls may drop its owner. It ends by itself then.
+            && thread.thread().id() != thread::current().id()
+        {
             let _ = thread.join();
         }
     }
