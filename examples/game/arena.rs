@@ -6,7 +6,8 @@ use epicycle::cluster::node::{HandlerError, Room, RoomContext, RoomRoutes, Tick}
 
 use crate::lobby::Counts;
 use crate::protocol::{
-    Field, JOIN, Join, LEAVE, NEWS, News, SAID, SAY, SCENE, Said, Scene, Seen, TURN, Turn,
+    Audience, Field, JOIN, Join, LEAVE, NEWS, News, SAID, SAY, SCENE, Said, Scene, Seen, TURN,
+    Turn, short,
 };
 
 pub(crate) struct Arena {
@@ -38,9 +39,6 @@ impl Arena {
 
     fn join(&mut self, cx: &mut RoomContext<'_, Self>) -> Result<(), HandlerError> {
         let Join { name, .. } = cx.parse()?;
-        if name.is_empty() || name.chars().count() > 24 {
-            return Err("the name of a player has 1 to 24 characters".into());
-        }
         let uid = cx.uid();
         let player = Player {
             name,
@@ -69,10 +67,14 @@ impl Arena {
     }
 
     fn say(&mut self, cx: &mut RoomContext<'_, Self>) -> Result<(), HandlerError> {
-        let text: String = cx.parse()?;
-        let text: String = text.chars().take(200).collect();
+        let text = short(&cx.parse::<String>()?);
         if let Some(Player { name, .. }) = self.players.get(&cx.uid()) {
-            cx.broadcast(SAID, &Said { name, text: &text })?;
+            let said = Said {
+                to: Audience::Room,
+                name,
+                text: &text,
+            };
+            cx.broadcast(SAID, &said)?;
         }
         Ok(())
     }

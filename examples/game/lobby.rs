@@ -1,19 +1,25 @@
-//! The lobby: logins, and the way to the rooms.
+//! The lobby: logins, the way to the rooms, and what players say beyond their room.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use epicycle::cluster::Error;
+use epicycle::cluster::drpc::Target;
 use epicycle::cluster::node::{HandlerError, NodeBuilder, Request, RoomOptions, RouteFlag};
 
 use crate::arena::Arena;
-use crate::protocol::{JOIN, Join, LEAVE, LOGIN, Login, ROOMS, RoomEntry, SAY, TURN, Ticket};
+use crate::protocol::{
+    Audience, JOIN, Join, LEAVE, LOGIN, Login, ROOMS, RoomEntry, SAID, SAY, SAY_TO_ALL, Said, TURN,
+    Ticket, WHISPER, Whisper, short,
+};
 
 /// The state of the node.
 pub(crate) struct Lobby {
     last_uid: i64,
     /// The secrets of the players, by which they come back.
     secrets: HashMap<i64, String>,
+    /// What each player has called itself last.
+    names: HashMap<i64, String>,
     /// The room that each player has joined last.
     rooms_of: HashMap<i64, String>,
     players: Counts,
@@ -25,6 +31,8 @@ pub(crate) struct Counts(Arc<Mutex<BTreeMap<String, usize>>>);
 
 /// The kind of the actors that are rooms.
 const KIND: &str = "arena";
+/// The channel of all players.
+const ALL: &str = "all";
 const MAX_ROOMS: usize = 100;
 const MAX_PLAYERS: usize = 100_000;
 
@@ -34,6 +42,7 @@ pub(crate) fn routes(node: NodeBuilder<()>) -> NodeBuilder<Lobby> {
         .state(|_reactor| Lobby {
             last_uid: 0,
             secrets: HashMap::new(),
+            names: HashMap::new(),
             rooms_of: HashMap::new(),
             players: Counts::default(),
         })
@@ -45,6 +54,8 @@ pub(crate) fn routes(node: NodeBuilder<()>) -> NodeBuilder<Lobby> {
                 .route_with(LEAVE, RouteFlag::Authorized, |_, cx| cx.next())
                 .route_with(TURN, RouteFlag::Authorized, |_, cx| cx.next())
                 .route_with(SAY, RouteFlag::Authorized, |_, cx| cx.next())
+                .route_with(SAY_TO_ALL, RouteFlag::Authorized, Lobby::say_to_all)
+                .route_with(WHISPER, RouteFlag::Authorized, Lobby::whisper)
         })
 }
 
@@ -60,6 +71,7 @@ impl Lobby {
         };
         cx.bind_gate(ticket.uid, move |_: &mut Self, cx, bound| {
             bound?;
+            cx.subscribe(ALL)?;
             cx.respond(&ticket)
         })?;
         Ok(())
@@ -84,9 +96,11 @@ impl Lobby {
 
     /// Opens the room if there is none of this name. The room itself answers.
     fn join(&mut self, cx: &mut Request<'_>) -> Result<(), HandlerError> {
-        let Join { room, .. } = cx.parse()?;
-        if room.is_empty() || room.chars().count() > 24 {
-            return Err("the name of a room has 1 to 24 characters".into());
+        let Join { room, name } = cx.parse()?;
+        for name in [&room, &name] {
+            if name.is_empty() || name.chars().count() > 24 {
+                return Err("the name of a room or a player has 1 to 24 characters".into());
+            }
         }
         let arena = match cx.actor(KIND, &room) {
             Some(arena) => arena,
@@ -99,6 +113,7 @@ impl Lobby {
             }
         };
         let uid = cx.uid();
+        self.names.insert(uid, name);
         if let Some(before) = self.rooms_of.insert(uid, room.clone())
             && before != room
             && let Some(before) = cx.actor(KIND, &before)
@@ -110,6 +125,40 @@ impl Lobby {
         }
         cx.next_to(&arena)?;
         Ok(())
+    }
+
+    fn say_to_all(&mut self, cx: &mut Request<'_>) -> Result<(), HandlerError> {
+        let said = Said {
+            to: Audience::All,
+            name: self.name(cx.uid())?,
+            text: &short(&cx.parse::<String>()?),
+        };
+        cx.publish(ALL, SAID, &said)?;
+        Ok(())
+    }
+
+    fn whisper(&mut self, cx: &mut Request<'_>) -> Result<(), HandlerError> {
+        let (Whisper { to, text }, from) = (cx.parse()?, cx.uid());
+        let to = Target::user(to);
+        cx.is_online(to, move |lobby: &mut Self, cx, is_there| {
+            let is_there = is_there?;
+            if is_there {
+                let said = Said {
+                    to: Audience::You,
+                    name: lobby.name(from)?,
+                    text: &short(&text),
+                };
+                cx.push_to(to, SAID, &said)?;
+            }
+            cx.respond(&is_there)?;
+            Ok::<(), HandlerError>(())
+        })?;
+        Ok(())
+    }
+
+    fn name(&self, uid: i64) -> Result<&str, HandlerError> {
+        let name = self.names.get(&uid);
+        Ok(name.ok_or("a player has its name from the first room that it joins")?)
     }
 }
 

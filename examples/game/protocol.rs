@@ -12,8 +12,12 @@ pub(crate) const JOIN: i32 = 3;
 pub(crate) const LEAVE: i32 = 4;
 /// A player turns, with [`Turn`]. There is no answer.
 pub(crate) const TURN: i32 = 5;
-/// A player says a text. There is no answer.
+/// A player says a text in its room. There is no answer.
 pub(crate) const SAY: i32 = 6;
+/// A player says a text to all players, wherever they are. There is no answer.
+pub(crate) const SAY_TO_ALL: i32 = 7;
+/// A player says a text to one other, with [`Whisper`]. The answer is true if that one is there.
+pub(crate) const WHISPER: i32 = 8;
 
 /// Where everybody is: [`Scene`].
 pub(crate) const SCENE: i32 = 50;
@@ -75,14 +79,34 @@ pub(crate) struct Seen {
     pub(crate) coins: u32,
 }
 
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Whisper {
+    pub(crate) to: i64,
+    pub(crate) text: String,
+}
+
 #[derive(Serialize)]
 pub(crate) struct Said<'t> {
+    pub(crate) to: Audience,
     pub(crate) name: &'t str,
     pub(crate) text: &'t str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Audience {
+    Room,
+    All,
+    You,
 }
 
 #[derive(Serialize)]
 pub(crate) struct News<'t> {
     pub(crate) name: &'t str,
     pub(crate) what: &'static str,
+}
+
+/// Cuts what a player says.
+pub(crate) fn short(text: &str) -> String {
+    text.chars().take(200).collect()
 }
