@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use epicycle::cluster::http::{Cors, HttpBuilder, HttpReply, HttpServer, HttpStatusClass};
 use epicycle::cluster::{Cluster, Error};
@@ -258,6 +260,48 @@ fn bodies_that_are_announced_but_not_sent_take_no_room() {
         server.stats().body_held_bytes == 0
     });
     assert_eq!(server.stats().abandoned, 20);
+}
+
+#[test]
+fn a_body_that_trickles_in_is_refused_in_time_and_gives_its_room_back() {
+    let builder = HttpServer::builder().max_body(1 << 20).max_bodies(1 << 20);
+    let (server, _) = site(builder.body_timeout(Duration::from_millis(500)));
+    let mut slow = Client::of(&server);
+    slow.head("/len", "Content-Length: 1000000\r\n");
+    slow.say(&"x".repeat(600_000));
+    let pause = Duration::from_millis(10);
+    slow.0.set_read_timeout(Some(pause)).expect("is set");
+    eventually("it is answered", || {
+        let _ = slow.0.write_all(b"x");
+        slow.0.peek(&mut [0]).is_ok()
+    });
+    slow.0.set_read_timeout(Some(LONG)).expect("is set");
+    let reply = slow.reply();
+    assert_eq!(reply.status, 408);
+    assert_eq!(reply.error(), "the body took too long to arrive");
+    assert_eq!(server.stats().body_held_bytes, 0);
+    assert_eq!(Client::of(&server).post("/len", 1_000_000).body, "1000000");
+}
+
+#[test]
+fn each_request_of_a_connection_has_its_own_time_to_arrive() {
+    let timeout = Duration::from_secs(2);
+    let (server, _) = site(HttpServer::builder().body_timeout(timeout));
+    let mut client = Client::of(&server);
+    let (began, mut received) = (Instant::now(), 0);
+    while began.elapsed() < timeout * 3 / 2 {
+        client.head("/len", "Content-Length: 2\r\n");
+        client.say("x");
+        received += 1;
+        // The time of the first one ends amid a later one.
+        eventually("it has begun", || {
+            server.stats().body_received_bytes == received
+        });
+        thread::sleep(timeout / 20);
+        client.say("x");
+        received += 1;
+        assert_eq!(client.reply().body, "2");
+    }
 }
 
 #[test]

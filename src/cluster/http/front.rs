@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::body::{Body, NoRoom};
 use super::codec::FrontCodec;
@@ -27,6 +27,7 @@ pub(super) struct Front {
     pub(super) proxy: Arc<HttpProxy>,
     pub(super) cors: Option<Arc<Cors>>,
     pub(super) max_body: u64,
+    pub(super) body_timeout: Duration,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -37,6 +38,8 @@ pub(super) struct Exchange {
     began: Option<Instant>,
     /// It, until its body is there.
     arriving: Option<Box<Arriving>>,
+    /// True while the connection has a timer for a body: one for many requests.
+    is_timed: bool,
 }
 
 struct Arriving {
@@ -180,9 +183,26 @@ impl Front {
             return self.too_long(conn, exchange);
         }
         match arriving.body.push(part) {
-            Ok(()) => Action::Continue,
+            Ok(()) if exchange.is_timed => Action::Continue,
+            Ok(()) => self.await_body(conn, exchange),
             Err(NoRoom) => self.no_room(conn, exchange),
         }
+    }
+
+    /// Refuses a body that has not arrived in time. Each of its parts is a frame to the engine, whose timeout counts anew for each.
+    fn await_body(&self, conn: &mut Conn<'_, Self>, exchange: &mut Exchange) -> Action {
+        let (Some(_), Some(began)) = (&exchange.arriving, exchange.began) else {
+            return Action::Continue;
+        };
+        let passed = conn.now().saturating_duration_since(began);
+        let left = self.body_timeout.saturating_sub(passed);
+        if left.is_zero() {
+            let problem = "the body took too long to arrive";
+            return self.refuse(conn, exchange, &HttpError::new(408, problem));
+        }
+        conn.set_timer(left, BODY);
+        exchange.is_timed = true;
+        Action::Continue
     }
 
     fn too_long(&self, conn: &mut Conn<'_, Self>, exchange: &mut Exchange) -> Action {
@@ -271,6 +291,11 @@ impl EventHandler for Front {
         }
     }
 
+    fn on_timer(&mut self, conn: &mut Conn<'_, Self>, exchange: &mut Exchange, _: u64) -> Action {
+        exchange.is_timed = false;
+        self.await_body(conn, exchange)
+    }
+
     fn on_close(
         &mut self,
         _: &mut Reactor<'_, Self>,
@@ -290,6 +315,9 @@ impl EventHandler for Front {
         }
     }
 }
+
+/// The token of the only timer.
+const BODY: u64 = 0;
 
 /// The text of an error whose reason is nobody's business.
 const FAILED: &str = "it has failed; see the log";

@@ -93,6 +93,7 @@ pub struct HttpBuilder {
     tls: Option<TlsServer>,
     max_body: u64,
     max_bodies: Option<u64>,
+    body_timeout: Duration,
     threads: usize,
     max_connections: usize,
     cors: Option<Cors>,
@@ -124,6 +125,7 @@ impl HttpServer {
             tls: None,
             max_body: 4 << 20,
             max_bodies: None,
+            body_timeout: Duration::from_secs(30),
             threads: 8,
             max_connections: 10_000,
             cors: None,
@@ -187,6 +189,13 @@ impl HttpBuilder {
     /// 256 MiB, or the longest body if that is more.
     pub fn max_bodies(mut self, bytes: u64) -> Self {
         self.max_bodies = Some(bytes);
+        self
+    }
+
+    /// Sets the time within which a request must have arrived, from its head to the end of its body. It is answered with 408 then.
+    /// Default: 30 s.
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout = timeout;
         self
     }
 
@@ -287,6 +296,7 @@ impl HttpBuilder {
             );
             return Err(Error::argument("max_bodies", problem));
         }
+        Error::if_zero("body_timeout", self.body_timeout)?;
         let mut routes = self.routes;
         if let Some(described) = self.described {
             described.add(&mut routes)?;
@@ -327,6 +337,7 @@ impl HttpBuilder {
         });
         let make = {
             let (proxy, cors, max_body) = (proxy.clone(), self.cors.map(Arc::new), self.max_body);
+            let body_timeout = self.body_timeout;
             let metrics = metrics.clone();
             move |_| Front {
                 routes: routes.clone(),
@@ -334,6 +345,7 @@ impl HttpBuilder {
                 proxy: proxy.clone(),
                 cors: cors.clone(),
                 max_body,
+                body_timeout,
                 metrics: metrics.clone(),
             }
         };
