@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -298,6 +299,70 @@ fn a_node_knows_its_own_routes_before_the_registry_tells_it_of_them() {
     let text = receiver.recv_timeout(LONG).expect("has come");
     assert_eq!(text.expect("is text"), "to itself");
     drop(node);
+}
+
+/// A registry whose first watch waits until it may go on.
+struct Blocked {
+    lists: MemoryRegistry,
+    asked: mpsc::Sender<()>,
+    goes_on: parking_lot::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Registry for Blocked {
+    fn register(&self, instance: &Instance) -> Result<(), Error> {
+        self.lists.register(instance)
+    }
+
+    fn deregister(&self, instance: &Instance) -> Result<(), Error> {
+        self.lists.deregister(instance)
+    }
+
+    fn services(&self, name: &str) -> Result<Vec<Instance>, Error> {
+        self.lists.services(name)
+    }
+
+    fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
+        let _ = self.asked.send(());
+        // At the end of the test nobody tells it any more.
+        let _ = self.goes_on.lock().recv();
+        self.lists.watch(name)
+    }
+}
+
+/// A server that is started anew is dialled by those who know its last address.
+#[test]
+fn gates_and_nodes_listen_when_they_know_the_other_servers() {
+    let listens = |start: fn(Blocked, String) -> Box<dyn Send>| {
+        let port = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let addr = port.local_addr().expect("is bound");
+        drop(port);
+        let (asked, is_asked) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let blocked = Blocked {
+            lists: MemoryRegistry::new(),
+            asked,
+            goes_on: parking_lot::Mutex::new(goes_on),
+        };
+        let started = thread::spawn(move || start(blocked, format!("tcp://{addr}")));
+        is_asked.recv_timeout(LONG).expect("asks");
+        assert!(TcpStream::connect(addr).is_err());
+        drop(go_on);
+        let server = started.join().expect("starts");
+        TcpStream::connect(addr).expect("listens");
+        drop(server);
+    };
+    listens(|registry, addr| {
+        let node = Node::builder().registry(registry).link(addr);
+        Box::new(
+            node.route(1, |_, cx| cx.respond(""))
+                .start()
+                .expect("starts"),
+        )
+    });
+    listens(|registry, addr| {
+        let gate = Gate::builder().registry(registry).listen(addr);
+        Box::new(gate.start().expect("starts"))
+    });
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::observed::ObservedNode;
 use super::router::{Group, Next, RouteFlags, Router, Routes, boxed};
 use super::shared::{Options, Shared};
 use super::stats::NodeCounters;
-use super::watching::watch;
+use super::watching::{self, Found};
 use crate::cluster::chance::Chance;
 use crate::cluster::codec::Codec;
 use crate::cluster::dispatch::Policy;
@@ -393,6 +393,7 @@ impl<T: 'static> NodeBuilder<T> {
         let mut hooks = self.hooks;
         hooks.run(Stage::Init);
         let id = self.own.take_id();
+        let found = Found::watch(&*self.own.registry)?;
         let directory =
             Directory::start_as(&followers, self.own.registry.clone(), &["gate", "node"])?;
         let directory = Arc::new(directory);
@@ -442,6 +443,7 @@ impl<T: 'static> NodeBuilder<T> {
         };
         let prepared = Prepared {
             own: self.own,
+            found,
             locator: self.locator,
             state: self.state,
             router,
@@ -465,6 +467,7 @@ pub(super) struct Pools {
 /// A node whose server has not started.
 pub(super) struct Prepared<T> {
     own: Registration,
+    found: Found,
     locator: Arc<dyn Locator>,
     state: Arc<dyn Fn(usize) -> T + Send + Sync>,
     router: Arc<Router<T>>,
@@ -480,13 +483,15 @@ impl<T: 'static> Prepared<T> {
         let (shared, state, router) =
             (self.shared.clone(), self.state.clone(), self.router.clone());
         let posting = self.posting.clone();
+        let known = self.found.known(&shared.ours.id, shared.options.dispatch);
         move |id| {
-            let core = Core::new(id, shared.clone(), posting.clone());
+            let (peers, table) = known.clone();
+            let core = Core::new(id, shared.clone(), posting.clone(), peers, table);
             NodeReactor::new(core, state(id), router.clone())
         }
     }
 
-    /// Gives the reactors the servers, and registers the node.
+    /// Follows the registry and the locator, and registers the node.
     pub(super) fn begin(
         self,
         engine: &Engine<NodeReactor<T>>,
@@ -498,13 +503,12 @@ impl<T: 'static> Prepared<T> {
         warn_if_open(&addr, shared.options.secret.is_some());
         #[cfg(feature = "tls")]
         let endpoint = endpoint.with_tls(shared.options.tls.is_some());
-        let registry = self.own.registry.clone();
         let mut record = self.own.record(&shared.ours.id, endpoint.to_string());
         record.routes = self.router.specs();
         record.events = self.router.events(shared.counters.len());
-        let following = watch(
+        let following = watching::start(
             &self.followers,
-            &*registry,
+            self.found,
             &*self.locator,
             &shared,
             record.clone(),

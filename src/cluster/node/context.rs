@@ -170,7 +170,13 @@ pub(super) struct Gather {
 const SLOW: Duration = Duration::from_millis(50);
 
 impl Core {
-    pub(super) fn new(id: usize, shared: Arc<Shared>, posting: Posting) -> Self {
+    pub(super) fn new(
+        id: usize,
+        shared: Arc<Shared>,
+        posting: Posting,
+        peers: Arc<[(Identity, LinkEndpoint)]>,
+        table: RouteTable,
+    ) -> Self {
         let (ours, options) = (shared.ours.clone(), &shared.options);
         let lanes = Lanes::new(ours, options.secret.clone(), options.lanes.clone());
         let lanes = lanes.chance(&options.chance);
@@ -183,9 +189,9 @@ impl Core {
             last_handler: (Instant::now(), monotonic::nanos()),
             posting,
             is_pending: false,
-            peers: [].into(),
+            peers,
             gates: Vec::new(),
-            table: RouteTable::new(options.dispatch),
+            table,
             dialled: HashSet::new(),
             has_new_peer: false,
             ended: Vec::new(),

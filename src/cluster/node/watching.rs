@@ -6,13 +6,23 @@ use parking_lot::Mutex;
 
 use super::handler::NodeReactor;
 use super::shared::Shared;
-use crate::cluster::dispatch::RouteTable;
+use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::follower::{Follower, Followers};
-use crate::cluster::link::peers;
+use crate::cluster::link::{Identity, peers};
 use crate::cluster::locator::Locator;
-use crate::cluster::registry::{Instance, Registered, Registry};
-use crate::cluster::{Error, Kind};
+use crate::cluster::registry::{Instance, LinkEndpoint, Registered, Registry};
+use crate::cluster::{Error, Kind, Watch};
 use crate::engine::handler::Engine;
+
+type Peers = Arc<[(Identity, LinkEndpoint)]>;
+
+/// The servers that are registered before a node listens, and the watches that tell all changes.
+pub(super) struct Found {
+    gates: Vec<Instance>,
+    nodes: Vec<Instance>,
+    of_gates: Watch<Vec<Instance>>,
+    of_nodes: Watch<Vec<Instance>>,
+}
 
 /// The servers that are registered, as far as the registry has told.
 struct Servers<T: 'static> {
@@ -26,19 +36,38 @@ struct Servers<T: 'static> {
     engine: Engine<NodeReactor<T>>,
 }
 
-/// Follows the registry and the locator for a node. Returns when the reactors have been given the servers that are registered now.
-pub(super) fn watch<T: 'static>(
+impl Found {
+    pub(super) fn watch(registry: &dyn Registry) -> Result<Self, Error> {
+        let mut of_gates = registry.watch(Kind::Gate.as_str())?;
+        let mut of_nodes = registry.watch(Kind::Node.as_str())?;
+        Ok(Self {
+            gates: of_gates.next().unwrap_or_default(),
+            nodes: of_nodes.next().unwrap_or_default(),
+            of_gates,
+            of_nodes,
+        })
+    }
+
+    /// Returns what each reactor knows of the others, of which gates may come as soon as it listens.
+    pub(super) fn known(&self, own: &str, dispatch: Policy) -> (Peers, RouteTable) {
+        let nodes: Vec<_> = self.nodes.iter().cloned().map(Arc::new).collect();
+        let table = RouteTable::new(dispatch).updated(&nodes).0;
+        (others(&self.gates, &nodes, own), table)
+    }
+}
+
+/// Follows the registry and the locator for a node, which reactors know from now on as well.
+pub(super) fn start<T: 'static>(
     followers: &Followers,
-    registry: &dyn Registry,
+    found: Found,
     locator: &dyn Locator,
     shared: &Arc<Shared>,
     own: Instance,
     engine: &Engine<NodeReactor<T>>,
 ) -> Result<[Follower; 3], Error> {
-    let mut gates = registry.watch(Kind::Gate.as_str())?;
-    let mut nodes = registry.watch(Kind::Node.as_str())?;
+    let (gates, nodes) = (found.of_gates, found.of_nodes);
     let mut servers = Servers {
-        gates: gates.next().unwrap_or_default(),
+        gates: found.gates,
         nodes: Vec::new(),
         table: RouteTable::new(shared.options.dispatch),
         own: Arc::new(own),
@@ -46,7 +75,7 @@ pub(super) fn watch<T: 'static>(
         registered: shared.registered.clone(),
         engine: engine.clone(),
     };
-    servers.set_nodes(nodes.next().unwrap_or_default());
+    servers.set_nodes(found.nodes);
     servers.tell();
     let servers = Arc::new(Mutex::new(servers));
     let of_gates = servers.clone();
@@ -87,9 +116,7 @@ impl<T: 'static> Servers<T> {
     }
 
     fn tell(&self) {
-        let others = self.nodes.iter().filter(|node| node.id != self.own.id);
-        let all = self.gates.iter().chain(others.map(|node| &**node));
-        let peers = peers(all);
+        let peers = others(&self.gates, &self.nodes, &self.own.id);
         for reactor in 0..self.engine.reactors() {
             let (peers, table) = (peers.clone(), self.table.clone());
             // There is one for each change of the registry, whose watch keeps the latest only.
@@ -98,4 +125,9 @@ impl<T: 'static> Servers<T> {
             });
         }
     }
+}
+
+fn others(gates: &[Instance], nodes: &[Arc<Instance>], own: &str) -> Peers {
+    let nodes = nodes.iter().filter(|node| node.id != own);
+    peers(gates.iter().chain(nodes.map(|node| &**node)))
 }

@@ -238,6 +238,8 @@ impl<T: 'static> EventHandler for NodeReactor<T> {
 
     fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
         self.core.posting.open(reactor.engine().clone());
+        let (peers, table) = (self.core.peers.clone(), self.core.table.clone());
+        self.set_servers(peers, table, reactor);
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Session> {
