@@ -1,6 +1,7 @@
 //! Gates that another one replaces while they run.
 
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
@@ -135,6 +136,41 @@ fn a_gate_that_drains_is_replaced_by_one_that_binds_its_addresses() {
     let new = gate(&addr).start().expect("starts");
     assert_eq!(format!("tcp://{}", new.client_addrs()[0]), addr);
     replaced.recv_timeout(LONG).expect("is told");
+    drop(client);
+    draining.join().expect("ends");
+    drop(new);
+}
+
+#[test]
+fn a_client_that_opens_its_websocket_while_the_gate_is_replaced_is_served() {
+    let (cluster, path) = (Cluster::embedded(), TempPath::new());
+    let (sender, replaced) = mpsc::channel();
+    let gate = || {
+        let gate = cluster.gate().max_connections(1);
+        replaceable(gate.listen("ws://127.0.0.1:0/play"), &path, &sender)
+    };
+    let old = gate().start().expect("starts");
+    let addr = old.client_addrs()[0].as_socket_addr().expect("is one");
+    let mut client = TcpStream::connect(addr).expect("connects");
+    // The old gate has accepted the first one if the next one is too many.
+    let _next = TcpStream::connect(addr).expect("connects");
+    eventually("one is refused", || old.stats().clients_refused == 1);
+    let new = gate().start().expect("starts");
+    replaced.recv_timeout(LONG).expect("is told");
+    let draining = thread::spawn(move || old.drain(LONG));
+    client
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .expect("is set");
+    let ended = client.peek(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(ended, Err(ErrorKind::WouldBlock));
+    let request = "GET /play HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(request.as_bytes()).expect("is sent");
+    client.set_read_timeout(Some(LONG)).expect("is set");
+    let mut status = [0; 12];
+    client.read_exact(&mut status).expect("is answered");
+    assert_eq!(&status, b"HTTP/1.1 101");
+    assert!(!draining.is_finished());
     drop(client);
     draining.join().expect("ends");
     drop(new);

@@ -28,8 +28,8 @@ impl Gate {
     /// Stops in stages, and waits for the end:
     ///
     /// 1. registers the state `hang`, and accepts connections of servers only;
-    /// 2. tells the clients that speak control packets to go elsewhere, and serves those that are there until they have gone, until
-    ///    the deadline at the longest;
+    /// 2. tells the clients that speak control packets to go elsewhere, and serves those that are there, or open a WebSocket, until they
+    ///    have gone, until the deadline at the longest;
     /// 3. closes those that are left, with all output sent;
     /// 4. tells the servers that have dialled it to send no more. Those of due do not know that, and are served for 2 s more;
     /// 5. ends, as [`shutdown`](Self::shutdown) does.
@@ -52,8 +52,11 @@ impl Gate {
         }
         self.shared.enter(DrainStage::Waits);
         on_all(engine, |_| GateReactor::say_goodbye);
-        // Those who have gone come back at other gates, which take their users over.
-        self.wait(ends, |stats| stats.connections == 0 && stats.away == 0);
+        // Those who have gone come back at other gates, which take their users over. Those who open a WebSocket are no connections yet.
+        let are_gone = || self.shared.admission.open() == 0;
+        self.wait(ends, |stats| {
+            stats.connections == 0 && stats.away == 0 && are_gone()
+        });
         if self.close_clients(engine) > 0 {
             let ends = Instant::now().checked_add(GRACE);
             self.wait(ends, |stats| stats.links == 0);

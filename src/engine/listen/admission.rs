@@ -150,6 +150,12 @@ impl Admission {
         true
     }
 
+    /// Returns the number of connections.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Removes an admitted connection that has ended from the counts.
     pub(crate) fn release(&self, peer: Option<IpAddr>) {
         self.open.fetch_sub(1, Ordering::Relaxed);
