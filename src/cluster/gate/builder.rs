@@ -459,6 +459,9 @@ impl GateBuilder {
     /// [container](crate::cluster::container): its clients are told to go then, come back at the new gate, and with
     /// [resume](Self::resume) take their users along.
     ///
+    /// The end of a gate waits for `replaced`, which must not wait for that end therefore, unless it ends the gate by itself. It waits for
+    /// a process that is about to take over, too, for the [deadline](Control::deadline) at the longest.
+    ///
     /// Both gates run meanwhile. So each has an id and a [`link`](Self::link) of its own, as by default. UDP ports are not handed over,
     /// so the start refuses a `kcp://` listener: give KCP a gate of its own.
     ///
