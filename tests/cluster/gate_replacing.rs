@@ -120,6 +120,38 @@ fn a_gate_that_does_not_start_leaves_the_old_one_in_place() {
 }
 
 #[test]
+fn sockets_are_found_by_their_ports_and_an_id_that_is_taken_is_refused() {
+    let (cluster, path) = (Cluster::embedded(), TempPath::new());
+    let (sender, replaced) = mpsc::channel();
+    let gate = |gate: GateBuilder| replaceable(gate, &path, &sender);
+    let old = cluster.gate().id("gate-1").listen("tcp://127.0.0.1:0");
+    let old = gate(old.listen("ws://127.0.0.1:0/"))
+        .start()
+        .expect("starts");
+    let ports = old.client_addrs().to_vec();
+    let (tcp, ws) = (format!("tcp://{}", ports[0]), format!("ws://{}/", ports[1]));
+
+    let same = cluster.gate().id("gate-1").listen(&*tcp);
+    let error = gate(same).start().expect_err("has the id of the old one");
+    assert!(error.to_string().contains("\"gate-1\""), "{error}");
+    assert!(replaced.try_recv().is_err());
+
+    // In another order, with one more in front.
+    let new = cluster.gate().id("gate-2").listen("tcp://127.0.0.1:0");
+    let new = gate(new.listen(&*ws).listen(&*tcp))
+        .start()
+        .expect("starts");
+    replaced.recv_timeout(LONG).expect("is told");
+    let found = new.client_addrs();
+    assert_eq!(found[1..], [ports[1].clone(), ports[0].clone()]);
+    assert!(!ports.contains(&found[0]));
+    drop(old);
+    for url in [tcp, ws] {
+        drop(Client::builder().connect(&url).expect("connects"));
+    }
+}
+
+#[test]
 fn a_gate_that_drains_is_replaced_by_one_that_binds_its_addresses() {
     let (cluster, path) = (Cluster::embedded(), TempPath::new());
     let (sender, replaced) = mpsc::channel();

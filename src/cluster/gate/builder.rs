@@ -287,7 +287,13 @@ impl GateBuilder {
     /// locator.
     pub fn start(mut self) -> Result<Gate, Error> {
         let replacing = match self.replaceable.take() {
-            Some(replaceable) => Some((replaceable.begin(&mut self.listeners)?, replaceable)),
+            Some(replaceable) => {
+                let replacing = replaceable.begin(&mut self.listeners)?;
+                if replacing.takes_over() {
+                    self.check_own_id()?;
+                }
+                Some((replacing, replaceable))
+            }
             None => None,
         };
         let began = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -411,6 +417,22 @@ impl GateBuilder {
         &self.own.name
     }
 
+    /// Refuses the id of the gate that is to be replaced, whose clients would lose their nodes.
+    fn check_own_id(&self) -> Result<(), Error> {
+        let Some(id) = &self.own.id else {
+            return Ok(());
+        };
+        match self.own.registry.find(Kind::Gate.as_str(), id)? {
+            None => Ok(()),
+            Some(_) => {
+                let problem = format!(
+                    "the gate that runs has {id:?} too; leave it out, or give each process its own"
+                );
+                Err(Error::argument("id", problem))
+            }
+        }
+    }
+
     fn check(&self) -> Result<(), Error> {
         let bad = |name, problem: String| Err(Error::argument(name, problem));
         if !(1..=MAX_REACTORS).contains(&self.reactors) {
@@ -450,9 +472,9 @@ impl GateBuilder {
     /// Lets another process take over the listeners for clients, and takes them over from the process that has the control socket, if
     /// there is one. Default: off.
     ///
-    /// At the start, a gate receives the sockets of the gate that has the control socket now, in the order of that gate's listeners.
-    /// They take the places of its own addresses; TLS and all other options are its own. It binds the addresses for which it receives
-    /// no socket. When it is registered, the old gate accepts no more clients, and calls `replaced` on a thread of its own. No
+    /// At the start, a gate receives the sockets of the gate that has the control socket now. Each takes the place of the address with
+    /// its port; those of ports that the kernel chose take their places in their order. TLS and all other options are the new gate's
+    /// own. It binds the addresses for which it receives no socket. When it is registered, the old gate accepts no more clients, and calls `replaced` on a thread of its own. No
     /// connection is refused in between, and what waits in the backlogs is kept. If the new gate does not start, the old one goes on.
     ///
     /// The old gate serves the clients that it has until it ends. [`drain`](super::Gate::drain) it in `replaced`, or stop its

@@ -50,6 +50,8 @@ impl Gate {
                 engine.unlisten(listener);
             }
         }
+        let clients = self.stats().connections;
+        log::info!(target: "epicycle::cluster", "the gate {} drains: {clients} clients may go, for {deadline:?} at the longest", self.id());
         self.shared.enter(DrainStage::Waits);
         on_all(engine, |_| GateReactor::say_goodbye);
         // Those who have gone come back at other gates, which take their users over. Those who open a WebSocket are no connections yet.
@@ -57,6 +59,11 @@ impl Gate {
         self.wait(ends, |stats| {
             stats.connections == 0 && stats.away == 0 && are_gone()
         });
+        let left = self.stats();
+        if left.connections + left.away > 0 {
+            let (connections, away) = (left.connections, left.away);
+            log::warn!(target: "epicycle::cluster", "the gate {} closes {connections} clients that are left, and gives up {away} users that are away", self.id());
+        }
         if self.close_clients(engine) > 0 {
             let ends = Instant::now().checked_add(GRACE);
             self.wait(ends, |stats| stats.links == 0);

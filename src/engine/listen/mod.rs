@@ -12,10 +12,12 @@ pub(crate) mod socket_path;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use socket2::SockRef;
 
 #[cfg(feature = "cluster")]
 use self::admission::Entrance;
@@ -126,6 +128,21 @@ impl Listen {
     /// Returns true unless it is a UDP address.
     pub(crate) fn is_stream(&self) -> bool {
         !matches!(self.place, Ok(Place::Addr(Endpoint::Udp { .. })))
+    }
+
+    /// Returns true if a socket has the port of this address, and `None` if the address may be that of any socket of its kind: a
+    /// port that the kernel chooses, or no port at all.
+    pub(crate) fn is_bound_by(&self, socket: &impl AsFd) -> Option<bool> {
+        let addr = SockRef::from(socket).local_addr().ok();
+        let bound = addr
+            .and_then(|addr| addr.as_socket())
+            .map(|addr| addr.port());
+        match &self.place {
+            Ok(Place::Addr(Endpoint::Tcp { port: 0, .. })) => bound.is_none().then_some(false),
+            Ok(Place::Addr(Endpoint::Tcp { port, .. })) => Some(bound == Some(*port)),
+            Ok(Place::Socket(_)) => None,
+            _ => bound.is_some().then_some(false),
+        }
     }
 
     /// Listens on a socket that another process has bound.

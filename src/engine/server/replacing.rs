@@ -22,9 +22,9 @@ impl Server {
     /// Lets another process take over, and takes over from the process that has the control socket, if there is one. Default:
     /// off.
     ///
-    /// At the start, a server receives the listeners of the process that has the control socket now, in the order of that
-    /// server's listeners. They take the places of its own addresses; TLS and all other options are its own. It binds the
-    /// addresses for which it receives no socket, and those of UDP. When it serves the listeners, the old process stops
+    /// At the start, a server receives the listeners of the process that has the control socket now. Each takes the place of the
+    /// address with its port; those of ports that the kernel chose, and of Unix sockets, take their places in their order. TLS
+    /// and all other options are the new server's own. It binds the addresses for which it receives no socket, and those of UDP. When it serves the listeners, the old process stops
     /// accepting, and shuts down as [`Engine::shutdown`](crate::Engine::shutdown) does: answers that are owed or awaited come
     /// first. No connection is refused in between, and what waits in the backlogs is kept. If the new process does not start,
     /// the old one goes on.
@@ -82,6 +82,12 @@ pub(crate) struct Replacing {
 }
 
 impl Replacing {
+    /// Returns true if there is a process to take over from.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn takes_over(&self) -> bool {
+        self.old.is_some()
+    }
+
     /// Puts the sockets of the old process in the places of the addresses.
     pub(crate) fn begin<'l>(
         control: &Control,
@@ -113,6 +119,8 @@ impl Replacing {
     ) -> Result<Vec<Watcher>, Error> {
         if let Some(old) = self.old {
             old.relieve().map_err(setup("the old process' end"))?;
+            let id = std::process::id();
+            log::info!(target: "epicycle::server", "process {id} has taken over from the one before");
         }
         let successors = Arc::new(self.control.listen()?);
         let mut watchers = Vec::new();
@@ -147,19 +155,36 @@ fn take_over<'l>(
     let sockets = old
         .receive()
         .map_err(setup("the listeners of the old process"))?;
-    let mut sockets = sockets.into_iter();
-    let streams = listens.filter(|listen| listen.is_stream());
-    for (listen, socket) in streams.zip(sockets.by_ref()) {
-        listen.take_over(socket);
+    let mut sockets = sockets.into_iter().map(Some).collect::<Vec<_>>();
+    let mut others = Vec::new();
+    for listen in listens.filter(|listen| listen.is_stream()) {
+        match take(&mut sockets, |socket| {
+            listen.is_bound_by(socket) == Some(true)
+        }) {
+            Some(socket) => listen.take_over(socket),
+            None => others.push(listen),
+        }
     }
-    let surplus = sockets.count();
+    for listen in others {
+        if let Some(socket) = take(&mut sockets, |socket| listen.is_bound_by(socket).is_none()) {
+            listen.take_over(socket);
+        }
+    }
+    let surplus = sockets.iter().flatten().count();
     if surplus > 0 {
         log::warn!(
             target: "epicycle::server",
-            "the old process has {surplus} more listener(s) than this one: they close"
+            "the old process has {surplus} listener(s) that this one has not: they close"
         );
     }
     Ok(())
+}
+
+/// Takes the first socket that fits.
+fn take(sockets: &mut [Option<OwnedFd>], fits: impl Fn(&OwnedFd) -> bool) -> Option<OwnedFd> {
+    let mut fitting = sockets.iter_mut();
+    let found = fitting.find(|socket| socket.as_ref().is_some_and(&fits));
+    found.and_then(Option::take)
 }
 
 /// Waits until another process has taken over. Returns `None` at the end of the wait.
@@ -177,6 +202,9 @@ fn hand_over(
         };
         match listeners().and_then(|sockets| successor.hand_over(&sockets)) {
             Ok(successor) => return Some(successor),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                log::warn!(target: "epicycle::server", "another process has not taken over: it has ended, or has not started all it has");
+            }
             Err(error) => {
                 log::warn!(target: "epicycle::server", "another process has not taken over: {error}");
             }
@@ -188,8 +216,10 @@ fn hand_over(
 #[cfg(feature = "signals")]
 mod restarts {
     use std::path::{Path, PathBuf};
-    use std::process::{Child, Command};
-    use std::{env, io};
+    use std::process::Command;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::{env, io, thread};
 
     use crate::engine::server::watcher::Watcher;
     use crate::sys::signals::RestartSignals;
@@ -206,20 +236,20 @@ mod restarts {
     }
 
     fn restart_on(mut signals: RestartSignals, program: &Path) {
-        let mut last: Option<Child> = None;
+        let mut last: Option<Started> = None;
         while signals.next() {
-            if let Some(child) = &mut last
-                && matches!(child.try_wait(), Ok(None))
+            if let Some(last) = &last
+                && last.runs.load(Ordering::Acquire)
             {
-                let id = child.id();
+                let id = last.id;
                 log::warn!(target: "epicycle::signals", "SIGUSR2: process {id} is starting already");
                 continue;
             }
-            match Command::new(program).args(env::args_os().skip(1)).spawn() {
-                Ok(child) => {
-                    let id = child.id();
+            match start(program) {
+                Ok(started) => {
+                    let id = started.id;
                     log::info!(target: "epicycle::signals", "SIGUSR2: process {id} is to take over");
-                    last = Some(child);
+                    last = Some(started);
                 }
                 Err(error) => {
                     let program = program.display();
@@ -227,5 +257,32 @@ mod restarts {
                 }
             }
         }
+    }
+
+    /// A process that is to take over.
+    struct Started {
+        id: u32,
+        runs: Arc<AtomicBool>,
+    }
+
+    /// Starts the program, and a thread that tells its end.
+    fn start(program: &Path) -> io::Result<Started> {
+        let mut child = Command::new(program).args(env::args_os().skip(1)).spawn()?;
+        let (id, runs) = (child.id(), Arc::new(AtomicBool::new(true)));
+        let ran = runs.clone();
+        let thread = thread::Builder::new().name("epicycle-successor".to_owned());
+        thread.spawn(move || {
+            let end = child.wait();
+            ran.store(false, Ordering::Release);
+            match end {
+                Ok(status) => {
+                    log::warn!(target: "epicycle::signals", "process {id}, which was to take over, has ended: {status}");
+                }
+                Err(error) => {
+                    log::error!(target: "epicycle::signals", "the end of process {id} is not known: {error}");
+                }
+            }
+        })?;
+        Ok(Started { id, runs })
     }
 }
