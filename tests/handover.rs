@@ -345,7 +345,8 @@ fn a_server_that_stops_accepting_without_a_successor_refuses() {
         client.round_trip("hello");
         begin_drain(&running);
         for addr in &addrs {
-            assert!(Client::try_connect(addr).is_err(), "{addr}");
+            // A process that another test is just starting may have a copy still.
+            eventually("it refuses", || Client::try_connect(addr).is_err());
         }
         assert!(!path.0.exists(), "the path is left behind");
         client.round_trip("still here");

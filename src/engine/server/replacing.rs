@@ -117,31 +117,47 @@ impl Replacing {
         release: impl FnOnce() + Send + 'static,
         replaced: impl FnOnce() + Send + 'static,
     ) -> Result<Vec<Watcher>, Error> {
+        let takes_over = self.old.is_some();
         if let Some(old) = self.old {
             old.relieve().map_err(setup("the old process' end"))?;
             let id = std::process::id();
             log::info!(target: "epicycle::server", "process {id} has taken over from the one before");
         }
-        let successors = Arc::new(self.control.listen()?);
+        let successors = match self.control.listen() {
+            Ok(successors) => Arc::new(successors),
+            // The old one has gone.
+            Err(error) if takes_over => {
+                log::error!(target: "epicycle::server", "this process serves, and cannot be replaced: {error}");
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error),
+        };
         let mut watchers = Vec::new();
         #[cfg(feature = "signals")]
         {
             let restarts = restarts::watch(self.program);
             watchers.push(restarts.map_err(setup("the watch on SIGUSR2"))?);
         }
-        let watched = successors.clone();
+        let watched = Arc::downgrade(&successors);
         let wait = move || {
-            let Some(successor) = hand_over(&watched, listeners) else {
+            let Some(successor) = hand_over(&successors, listeners) else {
                 return;
             };
             log::info!(target: "epicycle::server", "another process has taken over");
             release();
             // Frees the path for the new process, which waits for the end of this connection.
-            watched.close();
+            successors.close();
             drop(successor);
+            // Others that have asked are told at once, and do not wait for an answer.
+            drop(successors);
             replaced();
         };
-        let waits = Watcher::start("epicycle-handover", move || successors.close(), wait);
+        let end_wait = move || {
+            if let Some(successors) = watched.upgrade() {
+                successors.close();
+            }
+        };
+        let waits = Watcher::start("epicycle-handover", end_wait, wait);
         watchers.push(waits.map_err(setup("the thread that waits for successors"))?);
         Ok(watchers)
     }
