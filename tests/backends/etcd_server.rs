@@ -1,5 +1,6 @@
 //! An etcd server of a test's own.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,21 +26,10 @@ impl Server {
     }
 
     pub(crate) fn start_at(port: u16) -> Option<Self> {
-        let (peer, data) = (
-            format!("http://127.0.0.1:{}", free_port()),
-            Arc::new(TempPath::new()),
-        );
+        let (peer, data) = (free_port(), Arc::new(TempPath::new()));
         let folder = data.clone();
         let server = process::Server::start_at(port, move |port| {
-            let client = format!("http://127.0.0.1:{port}");
-            let mut command = Command::new("etcd");
-            command.arg("--data-dir").arg(&folder.0);
-            command.args(["--listen-client-urls", &client]);
-            command.args(["--advertise-client-urls", &client]);
-            command.args(["--listen-peer-urls", &peer]);
-            command.args(["--initial-advertise-peer-urls", &peer]);
-            command.args(["--initial-cluster", &format!("default={peer}")]);
-            command
+            command(&folder.0, &format!("http://127.0.0.1:{port}"), peer)
         })?;
         let server = Self { server, data };
         server.await_health();
@@ -83,6 +73,19 @@ impl Server {
             answer.is_ok_and(|answer| answer.status() == 200)
         });
     }
+}
+
+/// Returns what starts a server with a folder of its own, at a URL for clients and a port for others of its kind.
+pub(crate) fn command(folder: &Path, client: &str, peer: u16) -> Command {
+    let peer = format!("http://127.0.0.1:{peer}");
+    let mut command = Command::new("etcd");
+    command.arg("--data-dir").arg(folder);
+    command.args(["--listen-client-urls", client]);
+    command.args(["--advertise-client-urls", client]);
+    command.args(["--listen-peer-urls", &peer]);
+    command.args(["--initial-advertise-peer-urls", &peer]);
+    command.args(["--initial-cluster", &format!("default={peer}")]);
+    command
 }
 
 impl Drop for Server {

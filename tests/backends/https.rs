@@ -1,6 +1,5 @@
 //! Backends that are reached by HTTP, over TLS.
 
-use std::process::Command;
 use std::time::Duration;
 
 use epicycle::cluster::backends::{Consul, Etcd, Nacos};
@@ -10,6 +9,7 @@ use epicycle::cluster::{Error, Kind};
 use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 
+use crate::etcd_server::command;
 use crate::process::{Server, free_port};
 use crate::registries::node;
 use crate::util::client::TempPath;
@@ -44,19 +44,11 @@ fn etcd_is_reached_over_tls_by_those_who_trust_it() {
     let (data, cert, key) = (TempPath::new(), TempPath::new(), TempPath::new());
     std::fs::write(&cert.0, made.cert.pem()).expect("writes");
     std::fs::write(&key.0, made.signing_key.serialize_pem()).expect("writes");
-    let peer = format!("http://127.0.0.1:{}", free_port());
-    let folder = data.0.clone();
+    let (peer, folder) = (free_port(), data.0.clone());
     let server = Server::start(move |port| {
-        let client = format!("https://127.0.0.1:{port}");
-        let mut command = Command::new("etcd");
-        command.arg("--data-dir").arg(&folder);
+        let mut command = command(&folder, &format!("https://127.0.0.1:{port}"), peer);
         command.arg("--cert-file").arg(&cert.0);
         command.arg("--key-file").arg(&key.0);
-        command.args(["--listen-client-urls", &client]);
-        command.args(["--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &peer]);
-        command.args(["--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", &format!("default={peer}")]);
         command
     });
     let Some(server) = server else {
