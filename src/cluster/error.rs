@@ -95,8 +95,11 @@ pub enum Error {
     },
     /// This side is about to stop and takes no new requests.
     Draining,
-    /// The peer has not proved that it knows the cluster's secret, or the user is not logged in.
-    Unauthorized,
+    /// One side has not proved that it knows the cluster's secret, or the handler of a service wants a login.
+    Unauthorized {
+        /// The problem and its remedy.
+        reason: Cow<'static, str>,
+    },
     /// The peer refused the request.
     Refused {
         /// The reason that it gave.
@@ -136,7 +139,7 @@ error_messages! {
         Error::Cancelled => "the request was cancelled",
         Error::LinkDown { peer } => "there is no connection to {peer}",
         Error::Draining => "this side is about to stop and takes no new requests",
-        Error::Unauthorized => "the other side is not authorized: no proof of the cluster's secret, or no login",
+        Error::Unauthorized { reason } => "not authorized: {reason}",
         Error::Refused { reason } => "the other side refused: {reason}",
         Error::Service(status) => "the service answered: {status}",
         Error::Start(error) => "{error}",
@@ -164,6 +167,13 @@ impl Error {
         }
     }
 
+    /// Returns the error of a proof that is wrong or missing. Neither side can tell which of them has the wrong secret.
+    pub(super) const fn secrets_differ() -> Self {
+        Error::Unauthorized {
+            reason: Cow::Borrowed(SECRETS_DIFFER),
+        }
+    }
+
     /// Refuses a time of zero for an option that has no meaning without time.
     pub(super) fn if_zero(name: &'static str, time: Duration) -> Result<(), Self> {
         match time.is_zero() {
@@ -172,6 +182,8 @@ impl Error {
         }
     }
 }
+
+const SECRETS_DIFFER: &str = "this side or the other has no secret of the cluster, or a different one; give both the same `secret`";
 
 /// Returns a backend's name as its makers spell it.
 pub(super) fn spelled(backend: &'static str) -> Cow<'static, str> {

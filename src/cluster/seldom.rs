@@ -1,4 +1,4 @@
-//! Warnings that a flood of clients or failures could repeat without end.
+//! Records that a flood of clients or failures could repeat without end.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -7,15 +7,27 @@ use parking_lot::Mutex;
 
 /// Warns, but at most ten times in ten seconds from one place in the code. The next warning from there tells how many are left out.
 macro_rules! warn_seldom {
-    ($($text:tt)+) => {{
+    ($($text:tt)+) => { $crate::cluster::seldom::log_seldom!(warn, $($text)+) };
+}
+
+/// Informs, as seldom as [`warn_seldom`] warns.
+#[cfg(feature = "grpc")]
+macro_rules! info_seldom {
+    ($($text:tt)+) => { $crate::cluster::seldom::log_seldom!(info, $($text)+) };
+}
+
+macro_rules! log_seldom {
+    ($level:ident, $($text:tt)+) => {{
         static PLACE: $crate::cluster::seldom::Seldom = $crate::cluster::seldom::Seldom::new();
         if let Some(left_out) = PLACE.pass(std::time::Instant::now()) {
-            log::warn!(target: "epicycle::cluster", "{}{left_out}", format_args!($($text)+));
+            log::$level!(target: "epicycle::cluster", "{}{left_out}", format_args!($($text)+));
         }
     }};
 }
 
-pub(in crate::cluster) use warn_seldom;
+#[cfg(feature = "grpc")]
+pub(in crate::cluster) use info_seldom;
+pub(in crate::cluster) use {log_seldom, warn_seldom};
 
 /// Counts the warnings of one place.
 pub(in crate::cluster) struct Seldom(Mutex<Window>);

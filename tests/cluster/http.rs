@@ -84,6 +84,10 @@ fn site(cluster: &Cluster) -> Site {
             .summary("Says a name")
             .query("times", "how often");
         routes.get("/panic", |_| panic!("deliberate"));
+        routes.get("/target", |request| {
+            let service = request.proxy().mesh()?.service("nowhere")?;
+            Ok(HttpReply::text(service.target().to_string()))
+        });
         routes.group("/api", |api| {
             api.middleware(|request, next| {
                 let uid = request.header("X-User").and_then(|uid| uid.parse().ok());
@@ -161,6 +165,14 @@ fn a_handler_that_panics_is_answered_and_ends_nothing_else() {
         assert!(!told.to_string().contains("deliberate"), "{told}");
     }
     assert_eq!(site.raw("GET", "/hello/x", &[], "").0, 200);
+}
+
+#[test]
+fn a_wrong_argument_of_a_handler_is_nothing_that_the_client_is_told() {
+    let site = site(&Cluster::embedded());
+    let (status, told) = site.ask("GET", "/target", &[], "");
+    assert_eq!(status, 500);
+    assert_eq!(told, json!({"error": "it has failed; see the log"}));
 }
 
 #[test]

@@ -299,7 +299,10 @@ fn a_wrong_secret_and_none_are_refused_on_either_side() {
         pair.is_due = is_due;
         pair.connect();
         let error = pair.settle().expect_err("must not come up");
-        assert!(matches!(error, Error::Unauthorized), "{what}: {error}");
+        assert!(
+            matches!(error, Error::Unauthorized { .. }),
+            "{what}: {error}"
+        );
         assert!(pair.served.is_empty() && pair.told.is_empty(), "{what}");
     }
 }
@@ -348,7 +351,7 @@ fn a_listener_with_a_secret_refuses_everything_but_the_opening_and_a_wrong_proof
     assert!(matches!(ask(Request::Hello(hello)), (Code::Done, None)));
     let (code, error) = ask(Request::Prove { mac: [0; 32] });
     assert_eq!(code, Code::Failed);
-    assert!(matches!(error, Some(Error::Unauthorized)));
+    assert!(matches!(error, Some(Error::Unauthorized { .. })));
 }
 
 #[test]

@@ -279,3 +279,23 @@ fn both_sides_take_the_configuration_of_due() {
     let answer = who(&client_of(&registry, client));
     assert_eq!(answer.expect("is answered"), "mesh-1");
 }
+
+#[test]
+fn a_client_of_another_protocol_is_told_which_one_the_instances_speak() {
+    let registry = MemoryRegistry::new();
+    let mesh = mesh(&registry, "mesh-1").start().expect("starts");
+    let rpc = MeshClient::builder().registry(registry).start();
+    let rpc = rpc.expect("starts");
+    let targets = [
+        "discovery://who".to_owned(),
+        "direct://mesh-1".to_owned(),
+        format!("direct://{}", mesh.addr()),
+    ];
+    for target in targets {
+        let service = rpc.service(&target).expect("is a target");
+        let error = service.call::<_, String>("/who/am-i", &()).wait();
+        let error = error.expect_err("is no rpc").to_string();
+        assert!(error.contains("grpc://"), "{target}: {error}");
+        assert!(error.contains("this client rpc://"), "{target}: {error}");
+    }
+}

@@ -150,3 +150,17 @@ fn generated_services_are_hosted_beside_others() {
     assert_eq!(code(greet(path, "")), (9, "who is there?".into()));
     assert_eq!(code(greet("/helloworld.Greeter/SayBye", "Ada")).0, 404);
 }
+
+#[test]
+fn hosted_services_refuse_bodies_of_other_codecs() {
+    let registry = MemoryRegistry::new();
+    let hosted = epicycle::cluster::mesh::GrpcTransporter::new().host(GreeterServer);
+    let _mesh = with(&registry, "mesh-1", hosted).start().expect("starts");
+    let json = client(&registry);
+    let refused = json.call::<_, String>("/helloworld.Greeter/SayHello", &());
+    let Err(Error::Service(status)) = refused.wait() else {
+        panic!("it was carried out");
+    };
+    assert_eq!(status.code, 400);
+    assert!(status.message.contains("Codec::Protobuf"), "{status}");
+}

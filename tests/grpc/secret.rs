@@ -45,7 +45,11 @@ fn with_a_secret_only_those_who_have_it_call() {
         let client = client(&registry, stranger);
         for path in paths {
             let refused = client.call::<_, String>(path, &()).wait();
-            assert!(matches!(refused, Err(Error::Unauthorized)), "{refused:?}");
+            let Err(error @ Error::Unauthorized { .. }) = refused else {
+                panic!("{refused:?}");
+            };
+            // The mesh's own text.
+            assert!(error.to_string().contains("epicycle-token"), "{error}");
         }
     }
     assert_eq!(who(&ours).expect("is answered"), "mesh-1");

@@ -205,6 +205,8 @@ pub type Handler = Box<dyn FnMut(&str) + Send>;
 
 /// The most files of all sources.
 const MAX_FILES: usize = 16_384;
+/// The formats that a center reads, some of them with a feature.
+const FORMATS: [&str; 5] = ["msgpack", "toml", "xml", "yaml", "yml"];
 /// The most watches.
 const MAX_WATCHERS: usize = 1024;
 
@@ -503,7 +505,7 @@ fn codec(file: &Configuration) -> Result<Codec, Error> {
     Codec::from_str(format)
 }
 
-/// Checks a file that is to be written. Returns its path. Content of a format that this program does not know is not checked.
+/// Checks a file that is to be written. Returns its path. Content of a format that no center reads is not checked.
 fn check<'f>(file: &'f str, content: &[u8]) -> Result<&'f str, Error> {
     let path = file.trim_start_matches('/');
     let is_odd = |part: &str| part.is_empty() || part == "." || part == "..";
@@ -512,9 +514,11 @@ fn check<'f>(file: &'f str, content: &[u8]) -> Result<&'f str, Error> {
         return Err(Error::argument("file", problem));
     }
     let written = Configuration::new(path, content);
-    if codec(&written).is_ok()
-        && let Err(error) = decode(&written)
-    {
+    let is_known = match codec(&written) {
+        Ok(_) => true,
+        Err(_) => FORMATS.contains(&&*written.format),
+    };
+    if is_known && let Err(error) = decode(&written) {
         let problem = format!("{path} would not be read: {error}");
         return Err(Error::argument("content", problem));
     }
@@ -550,5 +554,27 @@ impl fmt::Debug for Center {
         f.debug_struct("Center")
             .field("files", &values.keys().collect::<Vec<_>>())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_program_could_not_read_is_not_written() {
+        for format in FORMATS {
+            let refused = check(&format!("game.{format}"), b"\xff<").expect_err("is no text");
+            assert!(refused.to_string().contains("would not be read"));
+        }
+        assert_eq!(check("game.txt", b"\xff<").expect("is unknown"), "game.txt");
+        let toml = check("game.toml", b"a = 1");
+        match cfg!(feature = "codec-toml") {
+            true => assert_eq!(toml.expect("is read"), "game.toml"),
+            false => {
+                let refused = toml.expect_err("cannot be read").to_string();
+                assert!(refused.contains("codec-toml"), "{refused}");
+            }
+        }
     }
 }

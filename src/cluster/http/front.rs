@@ -8,7 +8,7 @@ use super::body::{Body, NoRoom};
 use super::codec::FrontCodec;
 use super::cors::Cors;
 use super::proxy::HttpProxy;
-use super::request::{HttpError, HttpReply, HttpRequest};
+use super::request::{FAILED, HttpError, HttpReply, HttpRequest};
 use super::routes::Table;
 use super::stats::{HttpStatusClass, Metrics};
 use crate::Bytes;
@@ -318,9 +318,6 @@ impl EventHandler for Front {
 
 /// The token of the only timer.
 const BODY: u64 = 0;
-
-/// The text of an error whose reason is nobody's business.
-const FAILED: &str = "it has failed; see the log";
 
 /// Runs the handler of a request.
 fn handle(routes: &Table, request: &mut HttpRequest) -> HttpReply {

@@ -196,6 +196,9 @@ impl HttpError {
     }
 }
 
+/// The text of an error whose reason is nobody's business.
+pub(super) const FAILED: &str = "it has failed; see the log";
+
 /// A backend or a peer that has failed is logged, and the client is not told which one.
 impl From<Error> for HttpError {
     fn from(error: Error) -> Self {
@@ -204,16 +207,22 @@ impl From<Error> for HttpError {
             warn_seldom!("a request has failed: {error}");
             return Self::new(502, "another server has failed; see the log");
         }
+        // The handler has chosen the arguments, and its program the options.
+        if matches!(error, Error::InvalidArgument { .. } | Error::Start(_)) {
+            warn_seldom!("a request has failed: {error}");
+            return Self::new(500, FAILED);
+        }
+        // A secret that is missing is as little a client's business.
+        if matches!(error, Error::Unauthorized { .. }) {
+            warn_seldom!("a request has failed: {error}");
+            return Self::new(401, "not authorized");
+        }
         let status = match &error {
             Error::NotFoundEndpoint { .. }
             | Error::NotFoundUserLocation { .. }
             | Error::NotFoundSession { .. }
             | Error::NotFoundRoute { .. } => 404,
-            Error::InvalidArgument { .. }
-            | Error::TooLarge { .. }
-            | Error::RouteOverflow { .. }
-            | Error::Codec(_) => 400,
-            Error::Unauthorized => 401,
+            Error::TooLarge { .. } | Error::RouteOverflow { .. } | Error::Codec(_) => 400,
             Error::Busy { .. } | Error::Draining => 503,
             Error::Timeout { .. } => 504,
             _ => 502,

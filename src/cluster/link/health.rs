@@ -30,7 +30,7 @@ impl Health {
 
     /// Notes the error with which a link has ended.
     pub(super) fn failed(&mut self, error: &Error, now: Duration) {
-        self.is_refused = matches!(error, Error::Unauthorized | Error::Refused { .. });
+        self.is_refused = matches!(error, Error::Unauthorized { .. } | Error::Refused { .. });
         self.down(now);
     }
 

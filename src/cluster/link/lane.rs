@@ -210,7 +210,7 @@ impl<T> Lane<T> {
             && matches!(self.phase, Phase::Opening(_))
             && !(1..FIRST_CALL).contains(&frame.seq)
         {
-            return Err(Error::Unauthorized);
+            return Err(Error::secrets_differ());
         }
         match frame.seq {
             0 => self.receive_notice(&frame, events),
@@ -498,7 +498,7 @@ impl<T> Lane<T> {
                 opening.state = (answer.code == Code::Done).then_some(state);
             }
             (PROVE, _) if answer.code == Code::Done => return self.enter(true, events),
-            (PROVE, _) => return Err(Error::Unauthorized),
+            (PROVE, _) => return Err(Error::secrets_differ()),
             (HANDSHAKE | HELLO, _) => {
                 let reason = format!("{} does not accept the opening of a link", self.theirs.id);
                 return Err(Error::Refused { reason });
@@ -530,7 +530,7 @@ impl<T> Lane<T> {
         };
         let proved = |mac| secret.verify(&mac, Role::Listener, &dialler, &listener);
         if !mac.is_some_and(proved) {
-            return Err(Error::Unauthorized);
+            return Err(Error::secrets_differ());
         }
         let mac = secret.mac(Role::Dialler, &dialler, &listener);
         Request::Prove { mac }.encode_into(PROVE, &mut self.output)
@@ -547,9 +547,9 @@ impl<T> Lane<T> {
         match (&self.secret, &opening.hello) {
             // A link is served in order, so that a peer which has not answered Hello by now does not know it.
             (None, None) => self.enter(false, events),
-            (Some(_), None) => Err(Error::Unauthorized),
+            (Some(_), None) => Err(Error::secrets_differ()),
             // The peer has a secret and refuses those that have none.
-            (None, Some(Some(_))) if opening.state.is_none() => Err(Error::Unauthorized),
+            (None, Some(Some(_))) if opening.state.is_none() => Err(Error::secrets_differ()),
             (None, Some(_)) => self.enter(true, events),
             // The answer to the proof is awaited.
             (Some(_), Some(_)) => Ok(()),

@@ -123,7 +123,7 @@ impl Listener {
                 let (dialler, listener) = parties(peer, theirs, &self.ours, ours);
                 if !secret.verify(&mac, Role::Dialler, &dialler, &listener) {
                     self.refuse(&frame, output)?;
-                    return Err(Error::Unauthorized);
+                    return Err(Error::secrets_differ());
                 }
                 self.proven = true;
                 answer(Answer::new(op, Code::Done), seq, output)

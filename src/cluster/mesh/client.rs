@@ -9,7 +9,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::call::MeshCall;
-use super::instances::addresses;
+use super::instances::{self, addresses};
 use super::rpc::RpcTransporter;
 use super::target::Target;
 use super::transporter::{Channel, MeshAddress, Transporter};
@@ -189,9 +189,7 @@ impl Known {
             }
             let addresses = addresses(&state.instances, target, &self.scheme);
             if addresses.is_empty() {
-                let wanted = target.to_string();
-                drop(state);
-                return Err(Error::NotFoundEndpoint { wanted });
+                return Err(instances::none(&state.instances, target, &self.scheme));
             }
             if let Some(open) = made.take_if(|open| open.addresses == addresses) {
                 let channel = open.channel.clone();

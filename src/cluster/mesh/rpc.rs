@@ -271,7 +271,9 @@ pub(super) fn error_of(status: Status, path: String, timeout: Duration) -> Error
         },
         code::TOO_MANY_REQUESTS | code::SERVICE_UNAVAILABLE => Error::Busy { what: "service" },
         code::CANCELLED => Error::Cancelled,
-        code::UNAUTHORIZED => Error::Unauthorized,
+        code::UNAUTHORIZED => Error::Unauthorized {
+            reason: status.to_string().into(),
+        },
         // A handler's own is left as it is.
         code::NOT_FOUND if status.reason.is_empty() && status.message == "Not Found" => {
             Error::Service(status.with_reason(format!("no method {path}")))

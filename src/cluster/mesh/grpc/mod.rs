@@ -153,7 +153,7 @@ impl GrpcTransporter {
     }
 
     /// Adds a service that tonic has generated from a `.proto` file, such as `GreeterServer::new(MyGreeter)`. It runs on the thread of
-    /// the connections, and must not block it.
+    /// the connections, and must not block it. It takes protobuf only: its mesh clients need [`Codec::Protobuf`].
     pub fn host<S>(mut self, service: S) -> Self
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,

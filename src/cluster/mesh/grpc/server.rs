@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::body::Body;
 use tonic::server::{Grpc, UnaryService};
 use tonic::transport::Server;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Response, Status as GrpcStatus};
 use tower_service::Service;
 
@@ -31,6 +32,7 @@ use crate::Bytes;
 use crate::addr::Endpoint;
 use crate::cluster::Error;
 use crate::cluster::codec::Codec;
+use crate::cluster::seldom::info_seldom;
 use crate::metric_set;
 use crate::metrics::{Expose, Exposition};
 use crate::workers::WorkerPool;
@@ -228,6 +230,11 @@ impl Service<http::Request<Body>> for Dispatch {
         let token = self.0.token.as_ref();
         if let Some(Err(status)) = token.map(|token| token.check(request.headers_mut())) {
             self.0.counters.unauthenticated.add(1);
+            let peer = request.extensions().get::<TcpConnectInfo>();
+            let peer = peer.and_then(TcpConnectInfo::remote_addr);
+            let peer = peer.map_or_else(|| "a client".to_owned(), |addr| addr.to_string());
+            let (path, problem) = (request.uri().path().escape_debug(), status.message());
+            info_seldom!("gRPC: a call of {path} by {peer} is refused: {problem}");
             return Box::pin(ready(Ok(status.into_http())));
         }
         let given = request.headers().get("grpc-timeout");
@@ -254,7 +261,18 @@ impl Dispatch {
         }
         let service = path.trim_start_matches('/').split('/').next();
         if let Some(host) = service.and_then(|name| served.hosted.get(name)) {
-            return host.answer(request);
+            let content_type = request.headers().get(http::header::CONTENT_TYPE);
+            let codec = content_type.and_then(|value| wire::codec_name(value.as_bytes()));
+            return match codec {
+                Some("proto") => host.answer(request),
+                Some(other) => {
+                    let problem = format!(
+                        "the service of {path} takes protobuf, not {other:?}; the client needs `Codec::Protobuf`"
+                    );
+                    Box::pin(ready(Ok(GrpcStatus::invalid_argument(problem).into_http())))
+                }
+                None => Box::pin(ready(Ok(unsupported()))),
+            };
         }
         served.counters.unknown.add(1);
         let status = GrpcStatus::unimplemented(format!("the method {path} is not here"));
