@@ -9,8 +9,10 @@
 //! assert!(error.unwrap().to_string().contains("use tcp://"));
 //! ```
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io;
+use std::path::Path;
 
 /// Implements `Display`, `Debug` and `Error` for an error type, from a message for each of its variants.
 ///
@@ -128,7 +130,7 @@ error_messages! {
     Error {
         Error::Address { input, problem } => "bad address {input:?}: {problem}",
         Error::Option { name, problem } => "bad option {name}: {problem}",
-        Error::Bind { addr, source } => "cannot listen on {addr}: {source}{}" (bind_remedy(source)),
+        Error::Bind { addr, source } => "cannot listen on {addr}: {source}{}" (bind_remedy(addr, source)),
         Error::Stopped => "the engine does not accept any more",
         Error::Setup { what, source } => "cannot make {what}: {source}",
         Error::Boot { reactor, message } => "the handler of reactor {reactor} panicked while booting: {message}",
@@ -139,15 +141,26 @@ error_messages! {
 }
 
 /// Returns the remedy of an address that cannot be listened on, as the end of the message.
-fn bind_remedy(source: &io::Error) -> &'static str {
-    match source.kind() {
+fn bind_remedy(addr: &str, source: &io::Error) -> Cow<'static, str> {
+    let remedy = match source.kind() {
         io::ErrorKind::PermissionDenied => {
             "; a port below 1024 needs CAP_NET_BIND_SERVICE, and a path a folder that can be written"
         }
-        io::ErrorKind::AddrInUse => "; something listens there already",
+        io::ErrorKind::AddrInUse => {
+            "; something listens there already, or a connection has the port (`ss -tan` shows it)"
+        }
         io::ErrorKind::AddrNotAvailable => "; no interface of this host has the address",
+        io::ErrorKind::NotFound => return missing_folder(addr).into(),
         _ => "",
-    }
+    };
+    remedy.into()
+}
+
+/// Names the folder that the path of a Unix socket lacks.
+fn missing_folder(addr: &str) -> String {
+    let path = addr.strip_prefix("unix://").unwrap_or(addr);
+    let folder = Path::new(path).parent().unwrap_or(Path::new(path));
+    format!("; make the folder {} first", folder.display())
 }
 
 /// Lets functions that take `TryInto<Endpoint>` accept an [`Endpoint`](crate::Endpoint) itself, whose conversion cannot

@@ -490,6 +490,11 @@ fn a_bind_error_names_the_address() {
     let nowhere = format!("{}/socket", path.addr());
     let message = refusal(Server::bind(&nowhere)).to_string();
     assert!(message.contains(&nowhere), "{message}");
+    let folder = nowhere
+        .trim_start_matches("unix://")
+        .trim_end_matches("/socket");
+    let remedy = format!("make the folder {folder} first");
+    assert!(message.contains(&remedy), "{message}");
 
     let long = format!("unix:///tmp/{}", "x".repeat(200));
     let message = refusal(Server::bind(&long)).to_string();

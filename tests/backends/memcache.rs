@@ -194,6 +194,13 @@ fn numbers_are_counted_and_other_values_refused() {
     cache.set("text", "many", None).expect("sets");
     let most = i64::MAX.to_string();
     cache.set("most", &most, None).expect("sets");
+    let text = cache.increase("text", 1).expect_err("is text").to_string();
+    assert!(text.contains("no such number"), "{text}");
+    let most = cache
+        .increase("most", 1)
+        .expect_err("overflows")
+        .to_string();
+    assert!(most.contains("out of range"), "{most}");
     for error in [
         cache.increase("text", 1).expect_err("is text"),
         cache.increase("most", 1).expect_err("overflows"),

@@ -84,6 +84,16 @@ fn input_that_is_cut_or_is_no_packet_is_told_with_its_place() {
     }
     let none = refused(&["packet", "decode", " "]);
     assert!(none.contains("there are no digits"), "{none}");
+    let long = refused(&[
+        "packet",
+        "decode",
+        "--max-data",
+        "1",
+        "00000007 00 0001 0002 6869",
+    ]);
+    assert!(long.contains("--max-data"), "{long}");
+    let width = refused(&["packet", "decode", "--route-bytes", "3", "00000001 80"]);
+    assert!(width.contains("--route-bytes"), "{width}");
     let short = refused(&["drpc", "decode", "00000002 00 00"]);
     assert!(short.contains("shorter than its head"), "{short}");
 }
@@ -229,6 +239,9 @@ fn a_load_over_kcp_notices_that_nobody_answers_or_that_the_target_is_wrong() {
     let told: Value = serde_json::from_slice(&output.stdout).expect("is JSON");
     assert_eq!(told["requests"]["answered"], 0, "{told}");
     assert!(told["errors"].to_string().contains("no answer"), "{told}");
+    let no_port = refused(&["load", "kcp://127.0.0.1"]);
+    assert!(no_port.contains("kcp://"), "{no_port}");
+    assert!(!no_port.contains("udp://"), "{no_port}");
     let tls = refused(&["load", &target, "--tls"]);
     assert!(tls.contains("TLS does not go over KCP"), "{tls}");
     let echo = refused(&["load", &target, "--protocol", "echo"]);

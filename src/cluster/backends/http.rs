@@ -181,7 +181,13 @@ impl HttpServers {
 
 impl Problem {
     pub(super) fn lost(error: FetchError) -> Self {
-        Self::Lost(error.to_string())
+        Self::Lost(match error {
+            // Its text names an option that the builders of backends call otherwise.
+            FetchError::Timeout(_) => {
+                "no answer in time; raise `timeout` if it may take longer".to_owned()
+            }
+            error => error.to_string(),
+        })
     }
 
     /// Returns the problem that a status tells.

@@ -3,7 +3,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Cache, Make, get_or_make, not_a_number, unless_nil};
+use super::{Cache, Make, get_or_make, no_sum, not_a_number, unless_nil};
 use crate::cluster::Error;
 use crate::cluster::backends::Memcache;
 use crate::cluster::keyed::Keyed;
@@ -59,13 +59,14 @@ impl MemcacheCache {
     ) -> Result<N, Error> {
         self.0.memcache.change(&self.key(key), |old| {
             let number = match old {
-                None => Some(zero),
+                None => zero,
                 // When memcached itself has made a number shorter, spaces are behind it.
                 Some(old) => std::str::from_utf8(old.trim_ascii_end())
                     .ok()
-                    .and_then(|text| text.parse().ok()),
+                    .and_then(|text| text.parse().ok())
+                    .ok_or_else(|| not_a_number(key))?,
             };
-            let sum = number.and_then(&add).ok_or_else(|| not_a_number(key))?;
+            let sum = add(number).ok_or_else(|| no_sum(key))?;
             Ok((sum.to_string().into_bytes(), sum))
         })
     }

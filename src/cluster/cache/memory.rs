@@ -139,12 +139,10 @@ impl Shared {
     ) -> Result<N, Error> {
         self.change(key, |old, _| {
             let number = match old {
-                None => Some(zero),
-                Some(old) => old.value.parse().ok(),
+                None => zero,
+                Some(old) => (old.value.parse()).map_err(|_| super::not_a_number(key))?,
             };
-            let sum = number
-                .and_then(add)
-                .ok_or_else(|| super::not_a_number(key))?;
+            let sum = add(number).ok_or_else(|| super::no_sum(key))?;
             let entry = Entry {
                 value: sum.to_string(),
                 ends: old.and_then(|old| old.ends),

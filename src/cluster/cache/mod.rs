@@ -121,6 +121,13 @@ fn unless_nil(value: String) -> Option<String> {
 
 /// Returns the error of a sum that cannot be made.
 fn not_a_number(key: &str) -> Error {
-    let problem = format!("{key:?} is no such number, or the sum is none; set it anew");
-    Error::argument("key", problem)
+    Error::argument("key", format!("{key:?} is no such number; set it anew"))
+}
+
+/// Returns the error of a sum that its type cannot have.
+fn no_sum(key: &str) -> Error {
+    Error::argument(
+        "by",
+        format!("the sum at {key:?} is out of range; it stays as it was"),
+    )
 }

@@ -102,20 +102,16 @@ impl Cache for RedisCache {
 
 /// Redis tells by text only that the value is no number, or that the sum is none.
 fn of_a_number(key: &str, error: Error) -> Error {
-    match error {
-        Error::Backend { problem, .. }
-            if [
-                "not an integer",
-                "not a valid float",
-                "overflow",
-                "NaN or Infinity",
-            ]
-            .iter()
-            .any(|text| problem.contains(text)) =>
-        {
-            super::not_a_number(key)
-        }
-        other => other,
+    let Error::Backend { problem, .. } = &error else {
+        return error;
+    };
+    let tells = |texts: [&str; 2]| texts.iter().any(|text| problem.contains(text));
+    if tells(["overflow", "NaN or Infinity"]) {
+        super::no_sum(key)
+    } else if tells(["not an integer", "not a valid float"]) {
+        super::not_a_number(key)
+    } else {
+        error
     }
 }
 

@@ -75,7 +75,10 @@ impl Locks for MemoryLocks {
             let left = wait.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Err(Error::Timeout {
-                    what: "a request for a lock".into(),
+                    what: format!(
+                        "a request for the lock {name:?}, which others held all the time,"
+                    )
+                    .into(),
                     after: wait,
                 });
             }

@@ -45,6 +45,7 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     print_frames(
         &flags.input.hex,
         FrameCodec::default(),
+        "",
         |frame| match frame {
             Incoming::Heartbeat => "heartbeat".to_owned(),
             Incoming::Frame(frame) => told(&frame, flags.answers, &options),

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::process::ExitCode;
 
 use clap::Args;
-use epicycle::codec::{Codec, Decoded};
+use epicycle::codec::{Codec, Decoded, FrameError};
 
 pub(crate) use self::drpc::{Flags as Drpc, run as drpc};
 pub(crate) use self::packet::{Flags as Packet, Format, run as packet};
@@ -30,10 +30,11 @@ struct Input {
     format: Format,
 }
 
-/// Prints a line for each frame of the input, with its place.
+/// Prints a line for each frame of the input, with its place. The remedy is that of a frame that is too long.
 fn print_frames<C: Codec>(
     hex: &[String],
     mut codec: C,
+    remedy: &str,
     told: impl for<'f> Fn(C::Frame<'f>) -> String,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let mut bytes = input(hex)?;
@@ -41,7 +42,11 @@ fn print_frames<C: Codec>(
     while at < bytes.len() {
         let left = bytes.len() - at;
         let decoded = codec.decode(&mut bytes[at..]);
-        match decoded.map_err(|error| format!("at byte {at}: {error}"))? {
+        let wrong = |error| match error {
+            FrameError::TooLong { .. } => format!("at byte {at}: {error}{remedy}"),
+            error => format!("at byte {at}: {error}"),
+        };
+        match decoded.map_err(wrong)? {
             Decoded::Frame { frame, consumed } => {
                 println!("{at:6}  {}", told(frame));
                 at += consumed;

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use epicycle::cluster::packet::{PacketCodec, PacketFrame, PacketOptions};
 use epicycle::codec::ByteOrder;
@@ -33,10 +34,10 @@ enum Command {
 #[derive(Args)]
 pub(crate) struct Format {
     /// The bytes of a packet's route: 1, 2 or 4
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = one_of(["1", "2", "4"]))]
     route_bytes: usize,
     /// The bytes of a packet's seq: 0, 1, 2 or 4
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = one_of(["0", "1", "2", "4"]))]
     seq_bytes: usize,
     /// The numbers of packets are little-endian
     #[arg(long)]
@@ -65,10 +66,16 @@ impl Format {
     }
 }
 
+/// Returns a parser of these numbers, whose error names the flag.
+fn one_of<const N: usize>(numbers: [&'static str; N]) -> impl TypedValueParser<Value = usize> {
+    PossibleValuesParser::new(numbers).try_map(|number| number.parse())
+}
+
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     let Command::Decode(input) = &flags.command;
     let codec = PacketCodec::new(input.format.options()?);
-    print_frames(&input.hex, codec, |frame| told(&frame))
+    let remedy = "; raise --max-data if the packets are longer";
+    print_frames(&input.hex, codec, remedy, |frame| told(&frame))
 }
 
 /// Returns the line of a packet.

@@ -30,7 +30,7 @@ use crate::util;
 pub(crate) struct Flags {
     /// The server: tcp://HOST:PORT, tls://HOST:PORT, unix://PATH, http://HOST/PATH, https://, ws:// or wss://; kcp://HOST:PORT for a gate
     pub(crate) target: Target,
-    /// The protocol of a tcp://, tls:// or unix:// target [default: echo]
+    /// The protocol of a tcp://, tls:// or unix:// target; kcp:// implies cluster [default: echo]
     #[arg(short = 'P', long, value_enum, hide_default_value = true)]
     pub(crate) protocol: Option<Protocol>,
     /// The number of connections, of all reactors together
@@ -39,7 +39,7 @@ pub(crate) struct Flags {
     /// The number of requests due in a second, of all connections together [default: a closed loop]
     #[arg(short, long, value_name = "N")]
     pub(crate) rate: Option<u64>,
-    /// The number of bytes in a request; with HTTP, of its body, which makes it a POST [default: 64, with HTTP 0]
+    /// The number of bytes in a request; with HTTP, of its body, which makes it a POST; a gate takes as much as its max_data [default: 64, with HTTP 0]
     #[arg(short, long, value_name = "BYTES")]
     pub(crate) size: Option<usize>,
     /// The number of requests that may be under way on a connection

@@ -58,9 +58,10 @@ impl Target {
             "tls" => return Self::plain(&format!("tcp://{rest}"), true),
             #[cfg(feature = "kcp")]
             "kcp" => {
+                let plain = Self::plain(&format!("udp://{rest}"), false);
                 return Ok(Self {
                     protocol: Some(Protocol::Cluster),
-                    ..Self::plain(&format!("udp://{rest}"), false)?
+                    ..plain.map_err(|error| error.replace("udp://", "kcp://"))?
                 });
             }
             #[cfg(not(feature = "kcp"))]
