@@ -18,7 +18,7 @@ pub(crate) struct Lobby {
     last_uid: i64,
     /// The secrets of the players, by which they come back.
     secrets: HashMap<i64, String>,
-    /// What each player has called itself last.
+    /// The name that each player has taken last.
     names: HashMap<i64, String>,
     /// The room that each player has joined last.
     rooms_of: HashMap<i64, String>,

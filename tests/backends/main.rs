@@ -14,6 +14,7 @@ mod vectors;
 
 mod bus;
 mod bus_faults;
+mod caches;
 mod center;
 mod consul;
 mod due_gate;

@@ -5,6 +5,7 @@ use epicycle::cluster::Error;
 use epicycle::cluster::cache::{Cache, RedisCache};
 use redis::Commands;
 
+use crate::caches::refuses_sums_that_are_none;
 use crate::redis_server::Server;
 use crate::util::eventually;
 
@@ -48,22 +49,7 @@ fn numbers_are_counted_and_other_values_refused() {
     assert_eq!(cache.increase("n", 3).expect("counts"), 3);
     assert_eq!(cache.increase("n", -5).expect("counts"), -2);
     assert!((cache.increase_float("f", 1.5).expect("counts") - 1.5).abs() < f64::EPSILON);
-    cache.set("text", "many", None).expect("sets");
-    let most = i64::MAX.to_string();
-    cache.set("most", &most, None).expect("sets");
-    let text = cache.increase("text", 1).expect_err("is text").to_string();
-    assert!(text.contains("no such number"), "{text}");
-    let most = cache
-        .increase("most", 1)
-        .expect_err("overflows")
-        .to_string();
-    assert!(most.contains("out of range"), "{most}");
-    for error in [
-        cache.increase("text", 1).expect_err("is text"),
-        cache.increase("most", 1).expect_err("overflows"),
-    ] {
-        assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
-    }
+    refuses_sums_that_are_none(&cache);
     assert!(matches!(
         cache.increase_float("text", 1.0),
         Err(Error::InvalidArgument { .. })

@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use epicycle::cluster::Cluster;
+#[cfg(feature = "kcp")]
+use epicycle::cluster::Error;
 use epicycle::cluster::client::Client;
 use epicycle::cluster::gate::{Gate, GateBuilder};
 use epicycle::cluster::node::Node;
-use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry};
-use epicycle::cluster::{Cluster, Error, Watch};
+use epicycle::cluster::registry::MemoryRegistry;
 use epicycle::handover::Control;
 
+use crate::registry::BeforeWatch;
 use crate::resume::{ECHO, Seen, World, library_client, options};
 use crate::util::client::TempPath;
 use crate::util::{LONG, await_some, eventually};
@@ -238,28 +241,6 @@ fn kcp_is_not_handed_over() {
     assert!(error.to_string().contains("kcp://"), "{error}");
 }
 
-/// A registry in memory that takes its time to tell the servers.
-struct Slow(MemoryRegistry);
-
-impl Registry for Slow {
-    fn register(&self, instance: &Instance) -> Result<(), Error> {
-        self.0.register(instance)
-    }
-
-    fn deregister(&self, instance: &Instance) -> Result<(), Error> {
-        self.0.deregister(instance)
-    }
-
-    fn services(&self, name: &str) -> Result<Vec<Instance>, Error> {
-        self.0.services(name)
-    }
-
-    fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
-        thread::sleep(Duration::from_millis(100));
-        self.0.watch(name)
-    }
-}
-
 #[test]
 fn the_first_client_of_a_gate_finds_the_nodes() {
     let registry = MemoryRegistry::new();
@@ -269,7 +250,8 @@ fn the_first_client_of_a_gate_finds_the_nodes() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let addr = format!("tcp://{}", listener.local_addr().expect("is bound"));
     drop(listener);
-    let gate = Gate::builder().registry(Slow(registry)).listen(&*addr);
+    let slow = BeforeWatch(registry, || thread::sleep(Duration::from_millis(100)));
+    let gate = Gate::builder().registry(slow).listen(&*addr);
     let gate = thread::spawn(move || gate.start().expect("starts"));
     let client = await_some("it listens", || {
         Client::builder().call_timeout(LONG).connect(&addr).ok()

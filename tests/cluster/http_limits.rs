@@ -230,7 +230,7 @@ fn a_body_without_room_beside_the_others_is_put_off() {
         }
     }
     put_off(chunks.reply());
-    // What has room is served meanwhile.
+    // A request that has room is served meanwhile.
     assert_eq!(Client::of(&server).post("/len", 100_000).body, "100000");
 
     barrier.open();

@@ -301,33 +301,30 @@ fn a_node_knows_its_own_routes_before_the_registry_tells_it_of_them() {
     drop(node);
 }
 
-/// A registry whose first watch waits until it may go on.
-struct Blocked {
-    lists: MemoryRegistry,
-    asked: mpsc::Sender<()>,
-    goes_on: parking_lot::Mutex<mpsc::Receiver<()>>,
-}
+/// A registry in memory that calls a function before each watch.
+pub(crate) struct BeforeWatch<F>(pub(crate) MemoryRegistry, pub(crate) F);
 
-impl Registry for Blocked {
+impl<F: Fn() + Send + Sync + 'static> Registry for BeforeWatch<F> {
     fn register(&self, instance: &Instance) -> Result<(), Error> {
-        self.lists.register(instance)
+        self.0.register(instance)
     }
 
     fn deregister(&self, instance: &Instance) -> Result<(), Error> {
-        self.lists.deregister(instance)
+        self.0.deregister(instance)
     }
 
     fn services(&self, name: &str) -> Result<Vec<Instance>, Error> {
-        self.lists.services(name)
+        self.0.services(name)
     }
 
     fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
-        let _ = self.asked.send(());
-        // At the end of the test nobody tells it any more.
-        let _ = self.goes_on.lock().recv();
-        self.lists.watch(name)
+        (self.1)();
+        self.0.watch(name)
     }
 }
+
+/// A registry whose first watch waits until it may go on.
+type Blocked = BeforeWatch<Box<dyn Fn() + Send + Sync>>;
 
 /// A server that is started anew is dialled by those who know its last address.
 #[test]
@@ -337,12 +334,14 @@ fn gates_and_nodes_listen_when_they_know_the_other_servers() {
         let addr = port.local_addr().expect("is bound");
         drop(port);
         let (asked, is_asked) = mpsc::channel();
-        let (go_on, goes_on) = mpsc::channel();
-        let blocked = Blocked {
-            lists: MemoryRegistry::new(),
-            asked,
-            goes_on: parking_lot::Mutex::new(goes_on),
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        let goes_on = parking_lot::Mutex::new(goes_on);
+        let wait = move || {
+            let _ = asked.send(());
+            // At the end of the test nobody tells it any more.
+            let _ = goes_on.lock().recv();
         };
+        let blocked: Blocked = BeforeWatch(MemoryRegistry::new(), Box::new(wait));
         let started = thread::spawn(move || start(blocked, format!("tcp://{addr}")));
         is_asked.recv_timeout(LONG).expect("asks");
         assert!(TcpStream::connect(addr).is_err());

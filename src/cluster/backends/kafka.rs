@@ -43,7 +43,7 @@ struct Shared {
     state: Arc<Mutex<State>>,
 }
 
-/// What is known of the brokers.
+/// The state of the brokers, as far as it is known.
 struct State {
     health: Health,
     /// Of the producer and all consumers.

@@ -514,10 +514,7 @@ fn check<'f>(file: &'f str, content: &[u8]) -> Result<&'f str, Error> {
         return Err(Error::argument("file", problem));
     }
     let written = Configuration::new(path, content);
-    let is_known = match codec(&written) {
-        Ok(_) => true,
-        Err(_) => FORMATS.contains(&&*written.format),
-    };
+    let is_known = codec(&written).is_ok() || FORMATS.contains(&&*written.format);
     if is_known && let Err(error) = decode(&written) {
         let problem = format!("{path} would not be read: {error}");
         return Err(Error::argument("content", problem));

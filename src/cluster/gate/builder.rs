@@ -474,8 +474,9 @@ impl GateBuilder {
     ///
     /// At the start, a gate receives the sockets of the gate that has the control socket now. Each takes the place of the address with
     /// its port; those of ports that the kernel chose take their places in their order. TLS and all other options are the new gate's
-    /// own. It binds the addresses for which it receives no socket. When it is registered, the old gate accepts no more clients, and calls `replaced` on a thread of its own. No
-    /// connection is refused in between, and what waits in the backlogs is kept. If the new gate does not start, the old one goes on.
+    /// own. It binds the addresses for which it receives no socket. When it is registered, the old gate accepts no more clients, and
+    /// calls `replaced` on a thread of its own. No connection is refused in between, and what waits in the backlogs is kept. If the new
+    /// gate does not start, the old one goes on.
     ///
     /// The old gate serves the clients that it has until it ends. [`drain`](super::Gate::drain) it in `replaced`, or stop its
     /// [container](crate::cluster::container): its clients are told to go then, come back at the new gate, and with

@@ -9,7 +9,7 @@ use crate::cluster::{Error, Kind, Watch};
 
 pub(super) type Peers = Arc<[(Identity, LinkEndpoint)]>;
 
-/// What each reactor of a gate knows of other servers.
+/// The knowledge of each reactor of a gate about other servers.
 #[derive(Clone)]
 pub(super) struct Known {
     pub(super) table: RouteTable,
@@ -31,7 +31,7 @@ pub(super) struct Servers {
 pub(super) struct Nodes {
     pub(super) table: RouteTable,
     pub(super) peers: Peers,
-    /// What they disagree about.
+    /// The routes about which they disagree.
     disagreements: Vec<Disagreement>,
 }
 

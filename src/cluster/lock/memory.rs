@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Held, LockGuard, Locks};
+use super::{Held, LockGuard, Locks, held_by_others};
 use crate::cluster::Error;
 
 /// Locks in memory, for servers that are in one process, and for tests. Clones share them.
@@ -74,13 +74,7 @@ impl Locks for MemoryLocks {
             }
             let left = wait.saturating_sub(began.elapsed());
             if left.is_zero() {
-                return Err(Error::Timeout {
-                    what: format!(
-                        "a request for the lock {name:?}, which others held all the time,"
-                    )
-                    .into(),
-                    after: wait,
-                });
+                return Err(held_by_others(name, wait));
             }
             self.0.freed.wait_for(&mut state, left);
         }

@@ -109,6 +109,15 @@ impl fmt::Debug for LockGuard {
     }
 }
 
+/// Returns the error of a lock that was not free within a time.
+fn held_by_others(name: &str, wait: Duration) -> Error {
+    let what = format!("a request for the lock {name:?}, which others held all the time,");
+    Error::Timeout {
+        what: what.into(),
+        after: wait,
+    }
+}
+
 /// Checks a name.
 fn check(name: &str) -> Result<(), Error> {
     if name.is_empty() {

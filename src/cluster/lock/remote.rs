@@ -3,7 +3,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::renewal::{Renew, Renewal, Renewed};
-use super::{Held, LockGuard};
+use super::{Held, LockGuard, held_by_others};
 use crate::cluster::{Error, new_uuid};
 
 /// Locks at a backend: keys whose value only the holder knows.
@@ -59,13 +59,7 @@ impl<S: Store> Remote<S> {
             }
             let left = wait.saturating_sub(began.elapsed());
             if left.is_zero() {
-                return Err(Error::Timeout {
-                    what: format!(
-                        "a request for the lock {name:?}, which others held all the time,"
-                    )
-                    .into(),
-                    after: wait,
-                });
+                return Err(held_by_others(name, wait));
             }
             thread::sleep(left.min(RETRY));
         }

@@ -111,8 +111,8 @@ impl Logger {
         })
     }
 
-    /// Gives all targets that begin with `prefix` a level of their own. The configuration has no key for that. A mesh over rpc logs each call at
-    /// `info` with the target `epicycle::rpc`, so `target("epicycle::rpc", LevelFilter::Warn)` leaves only what is slow or wrong.
+    /// Gives all targets that begin with `prefix` a level of their own. The configuration has no key for that. A mesh over rpc logs each
+    /// call at `info` with the target `epicycle::rpc`, so `target("epicycle::rpc", LevelFilter::Warn)` leaves only what is slow or wrong.
     #[must_use]
     pub fn target(mut self, prefix: impl Into<String>, level: LevelFilter) -> Self {
         self.targets.push((prefix.into(), level));

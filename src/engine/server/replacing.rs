@@ -24,8 +24,8 @@ impl Server {
     ///
     /// At the start, a server receives the listeners of the process that has the control socket now. Each takes the place of the
     /// address with its port; those of ports that the kernel chose, and of Unix sockets, take their places in their order. TLS
-    /// and all other options are the new server's own. It binds the addresses for which it receives no socket, and those of UDP. When it serves the listeners, the old process stops
-    /// accepting, and shuts down as [`Engine::shutdown`](crate::Engine::shutdown) does: answers that are owed or awaited come
+    /// and all other options are the new server's own. It binds the addresses for which it receives no socket, and those of UDP.
+    /// When it serves the listeners, the old process stops accepting, and shuts down as [`Engine::shutdown`](crate::Engine::shutdown) does: answers that are owed or awaited come
     /// first. No connection is refused in between, and what waits in the backlogs is kept. If the new process does not start,
     /// the old one goes on.
     ///
@@ -168,15 +168,13 @@ fn take_over<'l>(
     old: &mut Predecessor,
     listens: impl Iterator<Item = &'l mut Listen>,
 ) -> Result<(), Error> {
-    let sockets = old
+    let mut sockets = old
         .receive()
         .map_err(setup("the listeners of the old process"))?;
-    let mut sockets = sockets.into_iter().map(Some).collect::<Vec<_>>();
     let mut others = Vec::new();
     for listen in listens.filter(|listen| listen.is_stream()) {
-        match take(&mut sockets, |socket| {
-            listen.is_bound_by(socket) == Some(true)
-        }) {
+        let has_its_port = |socket: &OwnedFd| listen.is_bound_by(socket) == Some(true);
+        match take(&mut sockets, has_its_port) {
             Some(socket) => listen.take_over(socket),
             None => others.push(listen),
         }
@@ -186,7 +184,7 @@ fn take_over<'l>(
             listen.take_over(socket);
         }
     }
-    let surplus = sockets.iter().flatten().count();
+    let surplus = sockets.len();
     if surplus > 0 {
         log::warn!(
             target: "epicycle::server",
@@ -197,10 +195,9 @@ fn take_over<'l>(
 }
 
 /// Takes the first socket that fits.
-fn take(sockets: &mut [Option<OwnedFd>], fits: impl Fn(&OwnedFd) -> bool) -> Option<OwnedFd> {
-    let mut fitting = sockets.iter_mut();
-    let found = fitting.find(|socket| socket.as_ref().is_some_and(&fits));
-    found.and_then(Option::take)
+fn take(sockets: &mut Vec<OwnedFd>, fits: impl Fn(&OwnedFd) -> bool) -> Option<OwnedFd> {
+    let found = sockets.iter().position(fits)?;
+    Some(sockets.remove(found))
 }
 
 /// Waits until another process has taken over. Returns `None` at the end of the wait.

@@ -27,7 +27,7 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         (self.end_wait)();
         if let Some(thread) = self.thread.take()
-            // What it calls may drop its owner. It ends by itself then.
+            // Its work may drop its owner. It ends by itself then.
             && thread.thread().id() != thread::current().id()
         {
             let _ = thread.join();

@@ -98,7 +98,7 @@ impl Wire for OverKcp {
         let Some(kcp) = &mut link.kcp else {
             return Meaning::Nothing;
         };
-        // What is malformed, or of an earlier connection from this port, is no answer.
+        // A malformed datagram, or one of an earlier connection from this port, is no answer.
         if kcp.input(datagram, now).is_err() {
             return Meaning::Nothing;
         }
